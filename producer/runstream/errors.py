@@ -1,0 +1,99 @@
+"""Every exception that runstream raises.
+
+RunstreamError
+├── InvalidRequest            what the caller passed cannot be a run; nothing was written (also a ValueError)
+├── RunNotFound               no such run, or it has expired
+├── RunExists                 the run id is taken by another request
+├── ProtocolError             something in Redis was not written by a version this one can read
+├── GraphLoadError            a worker's target could not be turned into a graph
+├── EncodingError             a graph emitted something that JSON cannot carry
+└── RunFailedError            the run has ended, and not well; `.info` tells how
+    ├── RunErrored            the graph raised
+    ├── RunStopped            somebody stopped it
+    ├── RunTimedOut           it outlasted its timeout
+    └── RunLost               its worker died and no attempt was left
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runstream.model import RunInfo
+
+
+class RunstreamError(Exception):
+    """The root of the tree: catching it catches everything that runstream raises on purpose."""
+
+
+class InvalidRequest(RunstreamError, ValueError):
+    """What the caller passed cannot be a run. Nothing was written.
+
+    Attributes:
+        field: the parameter at fault, with a path into it where that helps (`input.messages[0]`).
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class RunNotFound(RunstreamError, LookupError):
+    """No run of this id is known: it was never enqueued here, or its retention is over."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"no run {run_id!r}: it was never enqueued in this Redis and namespace, or it has expired "
+            "(ended runs are kept for the retention time of the worker that ended them)"
+        )
+        self.run_id = run_id
+
+
+class RunExists(RunstreamError):
+    """The run id is taken by a run with another request."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run_id: {run_id!r} is taken by a run with a different request; leave it out to get a new one"
+        )
+        self.run_id = run_id
+
+
+class ProtocolError(RunstreamError):
+    """Something in Redis was not written by a version of runstream that this one can read."""
+
+
+class GraphLoadError(RunstreamError):
+    """A worker's target could not be turned into a graph."""
+
+
+class EncodingError(RunstreamError):
+    """A graph emitted something that JSON cannot carry."""
+
+
+class RunFailedError(RunstreamError):
+    """The run has ended, and not well.
+
+    Attributes:
+        info: the run's record, as `Client.get` returns it.
+    """
+
+    def __init__(self, info: RunInfo, message: str) -> None:
+        super().__init__(message)
+        self.info = info
+
+
+class RunErrored(RunFailedError):
+    """The graph raised; `info.error` has the exception's type and message."""
+
+
+class RunStopped(RunFailedError):
+    """Somebody stopped the run; `info.stop_reason` says why."""
+
+
+class RunTimedOut(RunFailedError):
+    """The run outlasted its timeout."""
+
+
+class RunLost(RunFailedError):
+    """The run's worker died and no attempt was left."""
