@@ -1,0 +1,62 @@
+"""Enqueue LangGraph runs in Redis, tail their streams, get their results.
+
+>>> async with Client.from_url("redis://localhost:6379/0") as client:          # doctest: +SKIP
+...     run = await client.enqueue("agent", {"messages": [("user", "hi")]}, stream_mode="messages")
+...     async for text in client.text(run.run_id):
+...         print(text, end="")
+"""
+
+from __future__ import annotations
+
+from runstream.client import Client, Run, RunSpec
+from runstream.command import Command, Send
+from runstream.errors import (
+    EncodingError,
+    GraphLoadError,
+    InvalidRequest,
+    ProtocolError,
+    RunErrored,
+    RunExists,
+    RunFailedError,
+    RunLost,
+    RunNotFound,
+    RunStopped,
+    RunstreamError,
+    RunTimedOut,
+)
+from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResult
+from runstream.request import RunOptions
+from runstream.settings import ClientSettings
+from runstream.tail import EventStream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "ClientSettings",
+    "Command",
+    "EncodingError",
+    "ErrorInfo",
+    "Event",
+    "EventId",
+    "EventStream",
+    "GraphLoadError",
+    "InvalidRequest",
+    "ProtocolError",
+    "Run",
+    "RunErrored",
+    "RunExists",
+    "RunFailedError",
+    "RunInfo",
+    "RunLost",
+    "RunNotFound",
+    "RunOptions",
+    "RunSpec",
+    "RunStopped",
+    "RunTimedOut",
+    "RunstreamError",
+    "Send",
+    "Status",
+    "StopResult",
+    "__version__",
+]

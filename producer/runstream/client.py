@@ -1,0 +1,425 @@
+"""The client: enqueue runs, read their streams, get their results, stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, Unpack, cast, overload
+
+from pydantic_core import from_json
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from runstream.errors import (
+    InvalidRequest,
+    RunErrored,
+    RunExists,
+    RunFailedError,
+    RunLost,
+    RunNotFound,
+    RunStopped,
+    RunTimedOut,
+)
+from runstream.keys import Keys
+from runstream.model import ErrorInfo, EventId, RunInfo, Status, StopResult, check_run_id, from_ms
+from runstream.request import PreparedRun, RunOptions, prepare
+from runstream.scripts import Enqueue, Scripts
+from runstream.settings import ClientSettings, namespace_from_environment, redis_url_from_environment
+from runstream.tail import EventStream, Tails
+from runstream.text import text_of
+
+_RECORD = (
+    "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
+    "ended_at", "error", "stop", "seq", "bytes",
+)  # fmt: skip
+_FAILURES: dict[Status, tuple[type[RunFailedError], str]] = {
+    Status.ERROR: (RunErrored, "failed"),
+    Status.STOPPED: (RunStopped, "was stopped"),
+    Status.TIMEOUT: (RunTimedOut, "timed out"),
+    Status.LOST: (RunLost, "was lost"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An enqueued run.
+
+    Attributes:
+        run_id: its id, a UUID.
+        thread_id: its thread; a run that was given none has one of its own, with the run's id.
+        graph: the graph that it runs.
+        is_new: False when the same request had been enqueued before, under this id or this idempotency key.
+    """
+
+    run_id: str
+    thread_id: str
+    graph: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run for `Client.enqueue_many`: what `Client.enqueue` takes."""
+
+    graph: str
+    input: Any
+    options: RunOptions
+
+
+class Client:
+    """Producer and consumer in one; an async context manager.
+
+    One client serves a whole process: its calls share a few connections, and all its tails share one more.
+
+    Args:
+        url: of Redis; `RUNSTREAM_REDIS_URL`, else `redis://localhost:6379/0`, when left out.
+        settings: see `ClientSettings`; the namespace is `RUNSTREAM_NAMESPACE`, else `runstream`, when left out.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: ClientSettings | None = None) -> None:
+        self._settings = settings or ClientSettings(namespace=namespace_from_environment())
+        self._keys = Keys(self._settings.namespace)
+        self._url = url or redis_url_from_environment()
+        self._redis = connect(self._url, connections=self._settings.connections)
+        self._scripts = Scripts(self._redis, self._keys)
+        self._tails = Tails(
+            self._redis,
+            connect(self._url, connections=1, retries=0),
+            self._keys,
+            buffer=self._settings.read_buffer,
+            reconnect_timeout=self._settings.reconnect_timeout,
+        )
+
+    @classmethod
+    def from_url(cls, url: str, *, settings: ClientSettings | None = None) -> Self:
+        """A client of the Redis at this URL (`redis://`, `rediss://` or `unix://`)."""
+        return cls(url, settings=settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. Readers that still wait raise `RunstreamError`; runs are not touched."""
+        await self._tails.aclose()
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Check that Redis can be reached.
+
+        Raises:
+            redis.exceptions.RedisError: it cannot.
+        """
+        await cast(Any, self._redis.ping())
+
+    # -- produce ------------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, graph: str, input: Any = None, **options: Unpack[RunOptions]) -> Run:  # noqa: A002 - as astream calls it
+        """Enqueue a run, in one round trip. The options are told at `RunOptions`.
+
+        Args:
+            graph: the name under which workers have the graph.
+            input: the graph's input as JSON, with LangChain messages where wanted; or a `Command`; or None, to go on
+                from the thread's last checkpoint.
+
+        Raises:
+            InvalidRequest: something is not as it has to be; nothing was written.
+            RunExists: the run id or idempotency key is taken by another request.
+        """
+        return (await self.enqueue_many([RunSpec(graph, input, options)]))[0]
+
+    async def enqueue_many(self, runs: Iterable[RunSpec]) -> list[Run]:
+        """Enqueue runs, all in one round trip; the answers are in their order.
+
+        Raises:
+            InvalidRequest: one of them is not as it has to be; none was written.
+            RunExists: a run id or idempotency key is taken by another request; the other runs were written.
+        """
+        limit = self._settings.max_request_bytes
+        prepared = [prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs]
+        if not prepared:
+            return []
+        replies = await self._scripts.enqueue([self._to_write(run) for run in prepared])
+        enqueued = []
+        for run, reply in zip(prepared, replies, strict=True):
+            if reply.outcome == "taken":
+                raise RunExists(reply.run_id)
+            given_none = run.request.thread_id == run.run_id
+            thread_id = reply.run_id if given_none else run.request.thread_id
+            enqueued.append(Run(reply.run_id, thread_id, run.request.graph, reply.outcome == "new"))
+        return enqueued
+
+    def _to_write(self, run: PreparedRun) -> Enqueue:
+        request = run.request
+        retention = run.retention if run.retention is not None else round(self._settings.retention * 1000)
+        # arq's job is {"t": try, "f": function, "a": args, "k": kwargs, "et": enqueue time}, put together by the script.
+        job_before = f'{{"t": null, "f": "run", "a": [{json.dumps(run.run_id)}], "k": {{}}, "et": '
+        return Enqueue(
+            run_id=run.run_id,
+            graph=request.graph,
+            digest=run.digest,
+            due=run.due,
+            due_is_absolute=run.due_is_absolute,
+            job_before=job_before,
+            job_after="}",
+            queued_ttl=round(self._settings.queued_ttl * 1000),
+            record={
+                "graph": request.graph,
+                "thread": request.thread_id,
+                "modes": ",".join(request.stream_mode),
+                "metadata": json.dumps(run.metadata),
+                "retention": retention,
+                "request": run.request_json,
+            },
+            idempotency_key=run.idempotency_key,
+        )
+
+    async def invoke(self, graph: str, input: Any = None, **options: Unpack[RunOptions]) -> Any:  # noqa: A002 - as ainvoke calls it
+        """Enqueue a run and wait for its result: `ainvoke` on a worker. Raises what `enqueue` and `result` raise."""
+        return await self.result((await self.enqueue(graph, input, **options)).run_id)
+
+    @overload
+    async def batch(self, graph: str, inputs: Sequence[Any], **options: Unpack[RunOptions]) -> list[Any]: ...
+    @overload
+    async def batch(
+        self, graph: str, inputs: Sequence[Any], *, return_exceptions: bool, **options: Unpack[RunOptions]
+    ) -> list[Any]: ...
+    async def batch(
+        self, graph: str, inputs: Sequence[Any], *, return_exceptions: bool = False, **options: Unpack[RunOptions]
+    ) -> list[Any]:
+        """Enqueue a run for each input, in one round trip, and gather their results: `abatch` on the workers.
+
+        Args:
+            graph: the graph that all of them run.
+            inputs: one input for each run.
+            return_exceptions: put a failed run's exception in its place, instead of raising the first.
+        """
+        runs = await self.enqueue_many([RunSpec(graph, one, options) for one in inputs])
+        return await self.gather([run.run_id for run in runs], return_exceptions=return_exceptions)
+
+    async def gather(self, run_ids: Iterable[str], *, return_exceptions: bool = False) -> list[Any]:
+        """The results of many runs, in the order of their ids, over one connection.
+
+        Args:
+            run_ids: the runs.
+            return_exceptions: put a failed run's exception in its place, instead of raising the first.
+        """
+        waits = (self.result(run_id) for run_id in run_ids)
+        if return_exceptions:
+            return await asyncio.gather(*waits, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(wait) for wait in waits]
+        return [task.result() for task in tasks]
+
+    async def stop(self, run_id: str, *, reason: str = "") -> StopResult:
+        """Ask that a run end. It does so at once; what the graph has saved stays saved.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        run_id = check_run_id(run_id)
+        reply = await self._scripts.stop(run_id, reason)
+        if reply.outcome == "missing":
+            raise RunNotFound(run_id)
+        status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)
+        return StopResult(cast(Any, reply.outcome), status or Status(reply.detail))
+
+    # -- consume ------------------------------------------------------------------------------------------------------
+
+    def tail(self, run_id: str, *, after: str | None = None, live: bool = False) -> EventStream:
+        """The run's events, from the start until its end, while it runs or after it has ended.
+
+        Args:
+            run_id: the run.
+            after: the id of the last event that is known already; reading goes on behind it.
+            live: begin with what comes from now on.
+
+        Raises:
+            InvalidRequest: `after` is no event id, or both `after` and `live` were given.
+            RunNotFound: (when iterated) there is no such run, or it has expired.
+        """
+        if after is not None and live:
+            raise InvalidRequest("live", "give an id to go on from, or live=True, not both")
+        cursor = EventId.parse(after) if after is not None else None
+        return self._tails.open(check_run_id(run_id), after=cursor, live=live)
+
+    async def text(
+        self, run_id: str, *, node: str | Sequence[str] | None = None, after: str | None = None
+    ) -> AsyncIterator[str]:
+        """The tokens of a run's AI messages, as text.
+
+        Args:
+            run_id: the run; it must stream `messages`.
+            node: only those of this node, or of one of these.
+            after: the id of the last event that is known already.
+
+        Raises:
+            InvalidRequest: the run does not stream `messages`.
+            RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so, after the text that came before.
+        """
+        info = await self.get(run_id)
+        if "messages" not in info.stream_mode:
+            raise InvalidRequest(
+                "run_id",
+                f"run {run_id} streams {', '.join(info.stream_mode)}; enqueue it with stream_mode='messages' (or a list with it)",
+            )
+        nodes = None if node is None else frozenset([node] if isinstance(node, str) else node)
+        async with self.tail(run_id, after=after) as events:
+            async for event in events:
+                text = text_of(event, nodes)
+                if text:
+                    yield text
+        await self.wait(run_id)
+
+    async def wait(self, run_id: str) -> RunInfo:
+        """Wait until a run has ended.
+
+        Raises:
+            RunErrored, RunStopped, RunTimedOut, RunLost: it ended so.
+            RunNotFound: there is no such run, or it expired before its end was seen.
+        """
+        info = await self.get(run_id)
+        if not info.status.ended:
+            async with self.tail(run_id, live=True) as events:
+                async for _ in events:
+                    pass
+            info = await self.get(run_id)
+        if info.status in _FAILURES:
+            kind, told = _FAILURES[info.status]
+            raise kind(info, f"run {run_id} {told}{_because(info)}")
+        return info
+
+    async def result(self, run_id: str) -> Any:
+        """Wait for a run and return what `ainvoke` would have: the final values, as JSON.
+
+        A run that ended `interrupted` returns its values too, with `__interrupt__` among them.
+
+        Raises:
+            RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so.
+            RunNotFound: there is no such run, or it expired before its end was seen.
+        """
+        await self.wait(run_id)
+        result = await cast(Any, self._redis.hget(self._keys.run(check_run_id(run_id)), "result"))
+        return None if result is None else from_json(result)
+
+    async def get(self, run_id: str) -> RunInfo:
+        """The run's record.
+
+        Raises:
+            RunNotFound: there is no such run, or it has expired.
+        """
+        run_id = check_run_id(run_id)
+        values = await cast(Any, self._redis.hmget(self._keys.run(run_id), *_RECORD))
+        if values[_RECORD.index("status")] is None:
+            raise RunNotFound(run_id)
+        return _info(run_id, values)
+
+    async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
+        """The newest runs, the newest first.
+
+        Args:
+            limit: how many at most.
+            status: only those in this state.
+        """
+        found: list[RunInfo] = []
+        async for info in self._scan():
+            if status is None or info.status == status:
+                found.append(info)
+            if len(found) >= limit:
+                break
+        return found
+
+    async def _scan(self) -> AsyncIterator[RunInfo]:
+        """All runs, the newest first; drops those from the index whose record has expired."""
+        start, page = 0, 100
+        while ids := await cast(Any, self._redis.zrevrange(self._keys.runs, start, start + page - 1)):
+            pipe = self._redis.pipeline(transaction=False)
+            for run_id in ids:
+                pipe.hmget(self._keys.run(run_id.decode()), *_RECORD)
+            records = list(zip(ids, await pipe.execute(), strict=True))
+            expired = [run_id for run_id, values in records if values[_RECORD.index("status")] is None]
+            if expired:
+                await cast(Any, self._redis.zrem(self._keys.runs, *expired))
+            for run_id, values in records:
+                if values[_RECORD.index("status")] is not None:
+                    yield _info(run_id.decode(), values)
+            start += page - len(expired)
+
+    async def workers(self) -> list[Mapping[str, str]]:
+        """What the live workers say of themselves: id, graphs, slots, running runs, version, times in ms."""
+        ids = await cast(Any, self._redis.zrange(self._keys.workers, 0, -1))
+        pipe = self._redis.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.hgetall(self._keys.worker(worker_id.decode()))
+        records = await pipe.execute() if ids else []
+        return [
+            {"id": worker_id.decode(), **{field.decode(): value.decode() for field, value in record.items()}}
+            for worker_id, record in zip(ids, records, strict=True)
+            if record
+        ]
+
+
+def connect(url: str, *, connections: int, retries: int = 5) -> Redis:
+    """A redis client as runstream needs one: bytes in and out, RESP2, a bounded pool, time limits, quiet retries.
+
+    Raises:
+        InvalidRequest: the URL is none of Redis.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=None,
+            protocol=2,
+            decode_responses=False,
+            socket_connect_timeout=5,
+            # Longer than the longest blocking read.
+            socket_timeout=15,
+            socket_keepalive=True,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
+            retry_on_error=[RedisConnectionError, RedisTimeoutError] if retries else [],
+        )
+    except ValueError as error:
+        raise InvalidRequest("url", f"{url.split('@')[-1]!r} is no URL of Redis: {error}") from None
+    return Redis.from_pool(pool)
+
+
+def _because(info: RunInfo) -> str:
+    if info.error is not None:
+        return f": {info.error.type}: {info.error.message}"
+    return f": {info.stop_reason}" if info.stop_reason else ""
+
+
+def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
+    record = {field: value.decode() for field, value in zip(_RECORD, values, strict=True) if value is not None}
+    times = {field: from_ms(int(record[field])) for field in ("created_at", "due_at", "ended_at") if field in record}
+    started = record.get("first_started_at")
+    attempt, seq = int(record["attempt"]), int(record["seq"])
+    return RunInfo.model_validate(
+        {
+            "run_id": run_id,
+            "graph": record["graph"],
+            "thread_id": record["thread"],
+            "status": record["status"],
+            "attempt": attempt,
+            "worker": record.get("worker"),
+            "stream_mode": record["modes"].split(","),
+            "metadata": json.loads(record["metadata"]),
+            "started_at": from_ms(int(started)) if started is not None else None,
+            "error": ErrorInfo.model_validate_json(record["error"]) if "error" in record else None,
+            "stop_reason": record.get("stop"),
+            "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else None,
+            "stream_bytes": int(record["bytes"]),
+            **times,
+        }
+    )

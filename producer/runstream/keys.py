@@ -1,0 +1,99 @@
+"""The only place where a Redis key is spelled.
+
+Every key of a cell carries the cell's hash tag, `{<namespace>:<cell>}`, so that a script touches one slot of a Redis
+Cluster. arq's own keys are built around the job id, which is the run's key and so carries the tag too.
+"""
+
+from __future__ import annotations
+
+from runstream.errors import InvalidRequest
+
+_FORBIDDEN_IN_NAMESPACE = frozenset("{}: \t\r\n")
+
+
+class Keys:
+    """The keys of one cell of one namespace.
+
+    Args:
+        namespace: keeps several deployments apart in one Redis. Must not contain braces, colons or white space.
+        cell: the number of the cell; 0 until a deployment has several.
+
+    Raises:
+        InvalidRequest: the namespace is empty or contains a forbidden character.
+    """
+
+    __slots__ = ("tag",)
+
+    def __init__(self, namespace: str = "runstream", cell: int = 0) -> None:
+        if not namespace or not _FORBIDDEN_IN_NAMESPACE.isdisjoint(namespace):
+            raise InvalidRequest("namespace", f"{namespace!r} must be a word without braces, colons or white space")
+        self.tag = f"{{{namespace}:{cell}}}"
+
+    def run(self, run_id: str) -> str:
+        """Hash: the run's record. Also arq's job id, and the member of queues and leases."""
+        return f"{self.tag}:run:{run_id}"
+
+    def events(self, run_id: str) -> str:
+        """Stream: the run's events. The scripts spell it `<run>:events` from the run's key."""
+        return f"{self.tag}:run:{run_id}:events"
+
+    def arq_job(self, run_id: str) -> str:
+        """String: the job as arq writes one, in JSON."""
+        return f"arq:job:{self.run(run_id)}"
+
+    def queue(self, graph: str) -> str:
+        """Sorted set: the runs that wait for a worker that has this graph, by due time in ms. An arq queue."""
+        return f"{self.tag}:queue:{graph}"
+
+    def bell(self, graph: str) -> str:
+        """List: one element per run enqueued; idle workers block on it."""
+        return f"{self.tag}:bell:{graph}"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: the running runs by the time in ms at which their lease expires."""
+        return f"{self.tag}:leases"
+
+    @property
+    def reaper(self) -> str:
+        """String: when the leases were last looked through, in ms."""
+        return f"{self.tag}:reaper"
+
+    @property
+    def runs(self) -> str:
+        """Sorted set: every run whose record exists, by creation time in ms."""
+        return f"{self.tag}:runs"
+
+    def idempotency(self, key: str) -> str:
+        """String: the run id that was enqueued under this idempotency key."""
+        return f"{self.tag}:idempotency:{key}"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: the workers by the time in ms of their last beat."""
+        return f"{self.tag}:workers"
+
+    def worker(self, worker_id: str) -> str:
+        """Hash: what a worker says of itself."""
+        return f"{self.tag}:worker:{worker_id}"
+
+    def held(self, worker_id: str) -> str:
+        """Set: the runs that were handed to this worker and have not ended."""
+        return f"{self.tag}:worker:{worker_id}:held"
+
+    def worker_bell(self, worker_id: str) -> str:
+        """List: the runs of this worker that somebody wants stopped."""
+        return f"{self.tag}:worker:{worker_id}:bell"
+
+    @property
+    def jobs(self) -> str:
+        """Sorted set: arq's own queue, for a worker's cron jobs and other functions."""
+        return f"{self.tag}:jobs"
+
+    def wake(self, reader_id: str) -> str:
+        """Stream: written by a reading process to wake its own blocked read."""
+        return f"{self.tag}:wake:{reader_id}"
+
+    def run_id(self, run_key: str) -> str:
+        """The run id of a run's key."""
+        return run_key[len(self.tag) + len(":run:") :]

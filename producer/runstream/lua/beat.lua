@@ -1,0 +1,32 @@
+-- Renews the leases of one worker's runs and what the worker says of itself.
+-- KEYS  1 leases (sorted set)  2 workers (sorted set)  3 worker (hash)  4 held (set)  5 this worker's bell (list)
+-- ARGV  1 worker id  2 lease, ms  3 time to live of the worker's keys, ms  4 time to live of a running run, ms
+--       5 how many field, value pairs follow  then those pairs of the worker's hash
+--       then run key, attempt pairs
+-- Returns {lost, stop}: the run keys that the worker no longer holds, and run key, reason of those to be stopped.
+--#include _end.lua
+local now = now_ms()
+local runs = 6 + 2 * ARGV[5]
+redis.call('HSET', KEYS[3], 'beat_at', now, unpack(ARGV, 6, runs - 1))
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
+for i = 2, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
+local lost, stop = {}, {}
+for i = runs, #ARGV, 2 do
+  local run = ARGV[i]
+  local record = redis.call('HMGET', run, 'status', 'attempt', 'stop')
+  if record[1] == 'running' and record[2] == ARGV[i + 1] then
+    redis.call('ZADD', KEYS[1], now + ARGV[2], run)
+    -- A run may last longer than its keys were given to live.
+    redis.call('PEXPIRE', run, ARGV[4])
+    redis.call('PEXPIRE', run .. ':events', ARGV[4])
+    if record[3] then
+      stop[#stop + 1] = run
+      stop[#stop + 1] = record[3]
+    end
+  else
+    lost[#lost + 1] = run
+  end
+end
+if #ARGV >= runs then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+return {lost, stop}

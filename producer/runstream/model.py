@@ -1,0 +1,181 @@
+"""The values that everything is said in: states, events, records. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runstream.errors import InvalidRequest
+
+StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "debug", "messages", "custom"]
+STREAM_MODES: tuple[StreamMode, ...] = ("values", "updates", "checkpoints", "tasks", "debug", "messages", "custom")
+"""LangGraph's stream modes."""
+
+EventMode: TypeAlias = StreamMode | Literal["attempt", "end", "gap"]
+"""A stream mode, or one of the three that runstream adds: `attempt` opens an attempt, `end` is the last event of a run,
+`gap` (made by the reader, never stored) tells that events between two ids have been removed."""
+
+
+class Status(StrEnum):
+    """The state of a run: queued, running, then one of six ends, for good."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+    STOPPED = "stopped"
+    TIMEOUT = "timeout"
+    LOST = "lost"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen to the run any more."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.STOPPED}),
+    Status.RUNNING: frozenset(status for status in Status if status.ended),
+    **{status: frozenset() for status in Status if status.ended},
+}
+"""The legal transitions; the scripts make no others."""
+
+
+class EventId(NamedTuple):
+    """An event's id, `attempt-seq`: the number of the attempt, and the event's place in it.
+
+    `seq` 0 is the attempt's own event; the events of the graph count from 1 without gaps.
+    """
+
+    attempt: int
+    seq: int
+
+    def __str__(self) -> str:
+        """The id as it stands in the stream."""
+        return f"{self.attempt}-{self.seq}"
+
+    @classmethod
+    def of(cls, text: str) -> EventId:
+        """Read an id that Redis gave, which need not be checked."""
+        attempt, _, seq = text.partition("-")
+        return cls(int(attempt), int(seq))
+
+    @classmethod
+    def parse(cls, text: str, field: str = "after") -> EventId:
+        """Read an id.
+
+        Raises:
+            InvalidRequest: the text is no event id.
+        """
+        match = _EVENT_ID.fullmatch(text)
+        if match is None:
+            raise InvalidRequest(field, f"{text!r} is no event id; an id is two numbers, attempt-seq, such as '1-15'")
+        return cls(int(match[1]), int(match[2]))
+
+
+_EVENT_ID = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One chunk of a run's stream.
+
+    Attributes:
+        id: `attempt-seq`; ascending, the same for every reader, valid as a cursor.
+        mode: LangGraph's stream mode, or `attempt`, `end`, `gap`.
+        ns: LangGraph's subgraph namespace; empty at the root.
+        data: the chunk as JSON. It is shared between the readers of a process: read it, do not change it.
+        interrupts: with `version="v2"` and mode `values`, the interrupts beside the values; else None.
+    """
+
+    id: str
+    mode: EventMode
+    ns: tuple[str, ...]
+    data: Any
+    interrupts: tuple[Any, ...] | None = None
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether LangGraph emitted it, rather than runstream."""
+        return self.mode not in ("attempt", "end", "gap")
+
+
+class ErrorInfo(BaseModel):
+    """What went wrong in a run: the exception's class name and its message."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    message: str
+
+
+class RunInfo(BaseModel):
+    """A run's record.
+
+    Times are aware datetimes in UTC. `attempt` is 0 until a worker has claimed the run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    graph: str
+    thread_id: str
+    status: Status
+    attempt: int
+    worker: str | None = None
+    stream_mode: list[StreamMode]
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    due_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: ErrorInfo | None = None
+    stop_reason: str | None = None
+    last_event_id: str | None = None
+    stream_bytes: int = 0
+
+
+class StopResult(NamedTuple):
+    """What a stop did.
+
+    Attributes:
+        outcome: `stopped`: nobody was executing the run, it has ended. `stopping`: its worker has been told.
+            `ended`: it had ended before.
+        status: the run's status now; `running` while its worker stops it.
+    """
+
+    outcome: Literal["stopped", "stopping", "ended"]
+    status: Status
+
+
+def from_ms(value: int) -> datetime:
+    """A time in milliseconds since 1970 as an aware datetime."""
+    return datetime.fromtimestamp(value / 1000, UTC)
+
+
+def new_run_id() -> str:
+    """A UUID of version 7 (RFC 9562, 5.7): ids made later sort later, to the millisecond."""
+    unix_ms = time.time_ns() // 1_000_000
+    value = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def check_run_id(run_id: str) -> str:
+    """A run id in its one spelling.
+
+    Raises:
+        InvalidRequest: it is no UUID.
+    """
+    try:
+        return str(uuid.UUID(run_id))
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidRequest("run_id", f"{run_id!r} is no UUID; leave it out to get a new one") from None

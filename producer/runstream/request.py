@@ -1,0 +1,271 @@
+"""What a producer asks for: checked at `enqueue`, written as JSON, read again by the worker.
+
+The options are the parameters of LangGraph's `Pregel.astream`, by the same names and with the same meanings, and those
+of the run itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypedDict, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runstream.command import command_to_jsonable, is_command
+from runstream.errors import InvalidRequest
+from runstream.jsonable import to_jsonable
+from runstream.model import STREAM_MODES, StreamMode, check_run_id, new_run_id
+
+_GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_CONFIG_KEYS = ("configurable", "tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of `Client.enqueue`; every one may be left out.
+
+    `config` to `version` are those of `Pregel.astream`. `config` takes `configurable`, `tags`, `metadata`,
+    `recursion_limit`, `run_name` and `max_concurrency`.
+
+    Attributes:
+        run_id: a UUID; the same id with the same request again is the same run.
+        idempotency_key: the same key with the same request again is the same run, whatever its id.
+        thread_id: LangGraph's conversation; each run has one of its own unless told otherwise.
+        metadata: kept in the run's record.
+        delay: seconds, or a timedelta, until the run may start.
+        start_at: an aware datetime at which the run may start.
+        timeout: seconds, or a timedelta, that an attempt may take.
+        retention: seconds, or a timedelta, that record and stream are kept after the end.
+    """
+
+    config: Mapping[str, Any] | None
+    context: Any
+    stream_mode: StreamMode | Sequence[StreamMode] | None
+    print_mode: StreamMode | Sequence[StreamMode]
+    output_keys: str | Sequence[str] | None
+    interrupt_before: Literal["*"] | Sequence[str] | None
+    interrupt_after: Literal["*"] | Sequence[str] | None
+    durability: Literal["sync", "async", "exit"] | None
+    subgraphs: bool
+    debug: bool | None
+    version: Literal["v1", "v2"]
+    run_id: str | None
+    idempotency_key: str | None
+    thread_id: str | None
+    metadata: Mapping[str, Any] | None
+    delay: float | timedelta | None
+    start_at: datetime | None
+    timeout: float | timedelta | None
+    retention: float | timedelta | None
+
+
+class RunRequest(BaseModel):
+    """A request as it travels. `version` etc. are LangGraph's; `v` is the version of this format."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    v: Literal[1] = 1
+    graph: str
+    thread_id: str
+    input: Any = None
+    command: dict[str, Any] | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    context: Any = None
+    stream_mode: list[StreamMode]
+    print_mode: list[StreamMode] = Field(default_factory=list)
+    output_keys: str | list[str] | None = None
+    interrupt_before: Literal["*"] | list[str] | None = None
+    interrupt_after: Literal["*"] | list[str] | None = None
+    durability: Literal["sync", "async", "exit"] | None = None
+    subgraphs: bool = False
+    debug: bool | None = None
+    version: Literal["v1", "v2"] = "v1"
+    timeout: float | None = None
+
+
+class PreparedRun(BaseModel):
+    """A checked request and what only the queue needs to know of it. Times are in milliseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    request: RunRequest
+    request_json: str
+    digest: str
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    due: int
+    due_is_absolute: bool
+    retention: int | None
+
+
+def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes: int) -> PreparedRun:  # noqa: A002 - as astream calls it
+    """Check a request and put it in the form in which it travels.
+
+    Args:
+        graph: the name of the graph.
+        input: JSON, LangChain messages, a `Command`, or None.
+        options: see `RunOptions`.
+        max_bytes: the largest request, as JSON.
+
+    Raises:
+        InvalidRequest: something is not as it has to be.
+    """
+    _check_names(options)
+    if not isinstance(graph, str) or not _GRAPH_NAME.fullmatch(graph):
+        raise InvalidRequest("graph", f"{graph!r} is no graph name: letters, digits, '_', '.', '-', at most 128")
+    run_id = check_run_id(options["run_id"]) if options.get("run_id") is not None else new_run_id()
+    thread_id = _key("thread_id", options.get("thread_id"))
+    command = command_to_jsonable(input, "input") if is_command(input) else None
+    fields: dict[str, Any] = {
+        "graph": graph,
+        # The id is not part of the request: the same request under a key again is the same, though ids are made anew.
+        "thread_id": thread_id or "",
+        "input": None if command is not None else to_jsonable(input, "input"),
+        "command": command,
+        "config": _config(options.get("config")),
+        "context": to_jsonable(options.get("context"), "context"),
+        "stream_mode": _modes("stream_mode", options.get("stream_mode") or "values"),
+        "print_mode": _modes("print_mode", options.get("print_mode") or ()),
+        "timeout": _seconds("timeout", options.get("timeout")),
+    }
+    for name in ("output_keys", "interrupt_before", "interrupt_after"):
+        fields[name] = _names(name, options.get(name))
+    for name in ("durability", "subgraphs", "debug", "version"):
+        if options.get(name) is not None:
+            fields[name] = options[name]
+    metadata = _object("metadata", options.get("metadata"))
+    digest = hashlib.sha256(json.dumps([fields, metadata], sort_keys=True).encode()).hexdigest()[:32]
+    request = _validated({**fields, "thread_id": thread_id or run_id})
+    request_json = request.model_dump_json(exclude_defaults=True)
+    _check_size(request_json, max_bytes)
+    due, absolute = _due(options.get("delay"), options.get("start_at"))
+    retention = _seconds("retention", options.get("retention"))
+    return PreparedRun(
+        run_id=run_id,
+        request=request,
+        request_json=request_json,
+        digest=digest,
+        metadata=metadata,
+        idempotency_key=_key("idempotency_key", options.get("idempotency_key")),
+        due=due,
+        due_is_absolute=absolute,
+        retention=None if retention is None else round(retention * 1000),
+    )
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = RunOptions.__annotations__
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            raise InvalidRequest(name, f"there is no such option; {hint}")
+
+
+def _check_size(request_json: str, max_bytes: int) -> None:
+    size = len(request_json.encode())
+    if size > max_bytes:
+        raise InvalidRequest(
+            "input",
+            f"the request is {size:,} bytes of JSON and the limit is {max_bytes:,}; store what is large elsewhere and pass "
+            "a reference, or raise ClientSettings.max_request_bytes",
+        )
+
+
+def _key(field: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _KEY.fullmatch(value):
+        raise InvalidRequest(field, f"{value!r} must be a string of 1 to 255 characters without control characters")
+    return value
+
+
+def _modes(field: str, value: object) -> list[str]:
+    modes = [value] if isinstance(value, str) else value
+    if not isinstance(modes, Sequence):
+        raise InvalidRequest(field, f"{value!r} must be a stream mode or a list of them: {', '.join(STREAM_MODES)}")
+    for mode in modes:
+        if mode not in STREAM_MODES:
+            close = difflib.get_close_matches(str(mode), STREAM_MODES, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InvalidRequest(field, f"{mode!r} is no stream mode; {hint}the modes are {', '.join(STREAM_MODES)}")
+    return list(dict.fromkeys(modes))
+
+
+def _names(field: str, value: object) -> object:
+    if value is None or isinstance(value, str):
+        if value in (None, "*") or field == "output_keys":
+            return value
+        raise InvalidRequest(field, f"{value!r} must be '*' or a list of node names, such as [{value!r}]")
+    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        raise InvalidRequest(field, f"{value!r} must be a list of names")
+    return list(value)
+
+
+def _object(field: str, value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(field, f"{value!r} must be an object, such as {{'user': 'u-1'}}")
+    return cast(dict[str, Any], to_jsonable(dict(value), field))
+
+
+def _config(value: object) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        for name in value:
+            if name == "callbacks":
+                raise InvalidRequest("config.callbacks", "callbacks cannot travel to a worker; attach them to the graph")
+            if name not in _CONFIG_KEYS:
+                close = difflib.get_close_matches(str(name), _CONFIG_KEYS, 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise InvalidRequest(f"config.{name}", f"no such key; {hint}config takes {', '.join(_CONFIG_KEYS)}")
+    config = _object("config", value)
+    _check_config("configurable", config, dict, "an object")
+    _check_config("metadata", config, dict, "an object")
+    _check_config("tags", config, list, "a list of strings")
+    _check_config("run_name", config, str, "a string")
+    for name in ("recursion_limit", "max_concurrency"):
+        _check_config(name, config, int, "a whole number over 0")
+        if config.get(name) is not None and config[name] < 1:
+            raise InvalidRequest(f"config.{name}", f"{config[name]!r} must be a whole number over 0")
+    return {name: part for name, part in config.items() if part is not None}
+
+
+def _check_config(name: str, config: Mapping[str, Any], kind: type, told: str) -> None:
+    part = config.get(name)
+    if part is not None and (not isinstance(part, kind) or isinstance(part, bool)):
+        raise InvalidRequest(f"config.{name}", f"{part!r} must be {told}")
+
+
+def _seconds(field: str, value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+        raise InvalidRequest(field, f"{value!r} must be a number of seconds over 0, or a timedelta")
+    return float(seconds)
+
+
+def _due(delay: object, start_at: object) -> tuple[int, bool]:
+    if start_at is None:
+        return (0, False) if delay in (None, 0) else (round(cast(float, _seconds("delay", delay)) * 1000), False)
+    if delay is not None:
+        raise InvalidRequest("start_at", "give a delay or a time, not both")
+    if not isinstance(start_at, datetime) or start_at.tzinfo is None:
+        raise InvalidRequest("start_at", f"{start_at!r} must be a datetime with a time zone, such as datetime.now(UTC)")
+    return round(start_at.timestamp() * 1000), True
+
+
+def _validated(fields: dict[str, Any]) -> RunRequest:
+    try:
+        return RunRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(field, f"{first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,44 @@
+"""Settings: values with defaults. The environment is read here by the functions that entry points call, nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+REDIS_URL_VARIABLE = "RUNSTREAM_REDIS_URL"
+NAMESPACE_VARIABLE = "RUNSTREAM_NAMESPACE"
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How a client behaves. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        namespace: keeps several deployments apart in one Redis.
+        retention: how long an ended run's record and stream are kept.
+        queued_ttl: how long after it is due a run waits for a worker before it is forgotten.
+        max_request_bytes: a request (input, config, context and so on, as JSON) over this size is refused.
+        read_buffer: how many events wait for a slow reader before it goes back to reading the stream by itself.
+        reconnect_timeout: how long a reader waits for a Redis that is away before it gives up.
+        connections: how many connections the client's calls share; all tails together use one more.
+    """
+
+    namespace: str = "runstream"
+    retention: float = 24 * 3600.0
+    queued_ttl: float = 7 * 24 * 3600.0
+    max_request_bytes: int = 1024 * 1024
+    read_buffer: int = 1000
+    reconnect_timeout: float = 60.0
+    connections: int = 2
+
+
+def redis_url_from_environment(environment: Mapping[str, str] | None = None) -> str:
+    """The URL of Redis: `RUNSTREAM_REDIS_URL`, else the local default."""
+    return (os.environ if environment is None else environment).get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL
+
+
+def namespace_from_environment(environment: Mapping[str, str] | None = None) -> str:
+    """The namespace: `RUNSTREAM_NAMESPACE`, else `runstream`."""
+    return (os.environ if environment is None else environment).get(NAMESPACE_VARIABLE) or "runstream"

@@ -1,0 +1,39 @@
+"""The text of an event, for those who want only the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from runstream.model import Event
+
+
+def text_of(event: Event, nodes: Container[str] | None = None) -> str:
+    """The text that an event adds to an AI message; empty for every other event.
+
+    Args:
+        event: an event; only those of mode `messages` have text.
+        nodes: only text of these nodes (`langgraph_node` of the message's metadata).
+    """
+    if event.mode != "messages":
+        return ""
+    message, metadata = event.data
+    if not message.get("type", "").startswith(("ai", "AIMessageChunk")):
+        return ""
+    if nodes is not None and metadata.get("langgraph_node") not in nodes:
+        return ""
+    return _text(message.get("content"))
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content, which is a string or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "".join(block if isinstance(block, str) else _block_text(block) for block in content)
+
+
+def _block_text(block: Any) -> str:
+    text = block.get("text") if isinstance(block, dict) and block.get("type") == "text" else None
+    return text if isinstance(text, str) else ""

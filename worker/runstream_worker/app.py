@@ -1,0 +1,112 @@
+"""The worker as an arq worker: the only file that imports arq.
+
+arq gives the process its shape: start-up and shutdown, signals, cron jobs, other functions, the health check. Runs do not
+go through arq's own claim, which has the limits told in `docs/PROTOCOL.md`; the `Runner`, started and drained by arq's
+hooks, takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.cron import CronJob
+from arq.typing import StartupShutdown, WorkerCoroutine
+from arq.worker import Function, Worker, func
+
+from runstream.client import connect
+from runstream.keys import Keys
+from runstream_worker.graphs import GraphSource
+from runstream_worker.runner import Runner, open_runner
+from runstream_worker.settings import WorkerSettings
+
+_HEALTH_INTERVAL = 10
+
+
+def json_serializer(value: Mapping[str, Any]) -> bytes:
+    """arq's jobs and results as JSON, where arq's default is pickle. An exception becomes its type and message."""
+    return json.dumps(value, default=_exception).encode()
+
+
+def json_deserializer(data: bytes) -> dict[str, Any]:
+    """The reverse of `json_serializer`."""
+    value: dict[str, Any] = json.loads(data)
+    return value
+
+
+def _exception(value: object) -> dict[str, str]:
+    if isinstance(value, BaseException):
+        return {"error": type(value).__name__, "message": str(value)}
+    raise TypeError(f"a job's argument or result is not JSON: {type(value).__name__}")
+
+
+def arq_options(
+    graphs: Mapping[str, GraphSource],
+    settings: WorkerSettings,
+    *,
+    functions: Sequence[Function | WorkerCoroutine] = (),
+    cron_jobs: Sequence[CronJob] = (),
+    on_startup: StartupShutdown | None = None,
+    on_shutdown: StartupShutdown | None = None,
+) -> dict[str, Any]:
+    """The keyword arguments of an `arq.Worker` that executes runs; also the attributes of a `WorkerSettings` class.
+
+    Args:
+        graphs: what it can run, by name.
+        settings: how it behaves.
+        functions: more functions, for jobs enqueued with arq in the queue `Keys.jobs`.
+        cron_jobs: arq's cron jobs.
+        on_startup: called with arq's context once runs are being taken; `ctx["runner"]` is the `Runner`.
+        on_shutdown: called with arq's context before the runs are drained.
+    """
+    stack = AsyncExitStack()
+
+    async def start(ctx: dict[Any, Any]) -> None:
+        ctx["runner"] = await stack.enter_async_context(open_runner(graphs, settings))
+        if on_startup is not None:
+            await on_startup(ctx)
+
+    async def shut_down(ctx: dict[Any, Any]) -> None:
+        if on_shutdown is not None:
+            await on_shutdown(ctx)
+        await stack.aclose()
+
+    pool = connect(settings.redis_url, connections=2).connection_pool
+    jobs = Keys(settings.namespace).jobs
+    return {
+        "functions": [func(_refuse, name="run"), *functions],
+        "cron_jobs": list(cron_jobs),
+        "redis_pool": ArqRedis(pool, json_serializer, json_deserializer, jobs),
+        "queue_name": jobs,
+        "on_startup": start,
+        "on_shutdown": shut_down,
+        "health_check_interval": _HEALTH_INTERVAL,
+        "job_serializer": json_serializer,
+        "job_deserializer": json_deserializer,
+    }
+
+
+async def _refuse(ctx: Mapping[Any, Any], run_id: str) -> None:  # noqa: ARG001 - as arq calls it
+    """Stands for `run` in arq's own queue, where no run belongs: runs wait in the queue of their graph."""
+    raise RuntimeError(f"run {run_id} was put into arq's own queue; enqueue runs with runstream.Client.enqueue")
+
+
+async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **options: Any) -> None:
+    """Work until SIGINT or SIGTERM, then drain. `options` are those of `arq_options`."""
+    worker = Worker(**arq_options(graphs, settings, **options))
+    try:
+        await worker.async_run()
+    except asyncio.CancelledError:
+        # What arq's signal handler leaves behind; a cancellation of this task itself goes on up.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+    finally:
+        await worker.close()
+
+
+__all__ = ["Runner", "arq_options", "json_deserializer", "json_serializer", "serve"]

@@ -1,0 +1,199 @@
+"""Publishing: the events of all attempts of a process go out over one connection, in batches that form by themselves.
+
+While one batch is on its way to Redis, events gather; whatever has gathered goes in the next one, for all attempts in
+one round trip. So a lone token leaves at once, and a burst is packed. Every reply says whether the attempt still holds
+its run and whether somebody wants it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from runstream.errors import RunstreamError
+from runstream.faults import AWAY, is_passing
+from runstream.scripts import Append, AppendReply, Scripts
+from runstream_worker.chunks import Chunk
+from runstream_worker.events import EventEncoder
+from runstream_worker.guard import Cause, Guard
+
+_BATCH_EVENTS = 500
+_RETRY_DELAY = 0.05
+_RETRY_DELAY_MAX = 1.0
+_CAUSES = {"stop": Cause.STOP, "full": Cause.FULL, "lost": Cause.LOST}
+
+_logger = logging.getLogger("runstream.worker")
+
+
+class PublisherClosed(RunstreamError):
+    """The attempt is over; what its graph still emits goes nowhere."""
+
+
+class Publisher:
+    """Publishes the events of one attempt, in order.
+
+    Args:
+        outbox: sends them.
+        run_id: the run.
+        attempt: the number of the attempt.
+        guard: is told when the attempt may not go on.
+        limit: how many events may wait before `put` does.
+    """
+
+    def __init__(self, outbox: Outbox, run_id: str, attempt: int, guard: Guard, *, limit: int) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self._outbox = outbox
+        self._guard = guard
+        self._limit = limit
+        self._encoder = EventEncoder()
+        self._waiting: deque[bytes] = deque()
+        self._on_its_way = 0
+        self._put = 0
+        self._sent = 0
+        self._sealed = False
+        self._closed = False
+        self._progress = asyncio.Event()
+
+    async def put(self, chunk: Chunk) -> None:
+        """Publish a chunk; waits while too many of this attempt's events are on their way.
+
+        Raises:
+            EncodingError: the chunk holds something that JSON cannot carry.
+            PublisherClosed: the attempt is over.
+        """
+        if self._sealed:
+            raise PublisherClosed(f"attempt {self.attempt} of run {self.run_id} is over")
+        self._waiting.append(self._encoder.encode(chunk, f"{self.attempt}-{self._put + 1}"))
+        self._put += 1
+        self._outbox.send(self)
+        if len(self._waiting) >= self._limit:
+            await self.room()
+
+    async def room(self) -> None:
+        """Wait until fewer events are waiting than the limit. Token by token, this is what slows a model down."""
+        while len(self._waiting) >= self._limit and not self._closed:
+            await self._next_reply()
+
+    async def flush(self) -> None:
+        """Wait until everything has been published, or cannot be."""
+        while self._sent < self._put and not self._closed:
+            await self._next_reply()
+
+    def seal(self) -> None:
+        """Take nothing more; what was taken is still published."""
+        self._sealed = True
+
+    def close(self) -> None:
+        """Publish nothing more."""
+        self._sealed = self._closed = True
+        self._waiting.clear()
+        self._progress.set()
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the next event would have."""
+        return self._put + 1
+
+    def take(self) -> Append | None:
+        """The next batch to send; the same one until `settle` was told of its reply."""
+        if self._closed or not self._waiting:
+            return None
+        self._on_its_way = min(len(self._waiting), _BATCH_EVENTS)
+        return Append(self.run_id, self.attempt, self._sent + 1, list(itertools.islice(self._waiting, self._on_its_way)))
+
+    def settle(self, reply: AppendReply) -> None:
+        """Take the reply to the batch that was on its way."""
+        if self._closed:
+            return
+        if reply.outcome in ("ok", "stop"):
+            for _ in range(self._on_its_way):
+                self._waiting.popleft()
+            self._sent += self._on_its_way
+            self._on_its_way = 0
+        else:
+            self._break_off()
+        if reply.outcome != "ok":
+            self._guard.end(_CAUSES[reply.outcome], reply.reason)
+        if self._waiting:
+            self._outbox.send(self)
+        self._progress.set()
+
+    def refuse(self, error: Exception) -> None:
+        """Take it that Redis will never accept the batch that was on its way."""
+        self._break_off()
+        self._guard.end(Cause.REFUSED, f"Redis refuses this run's events: {error}")
+
+    def _break_off(self) -> None:
+        # The end event goes behind what did arrive.
+        self._put = self._sent
+        self.close()
+
+    async def _next_reply(self) -> None:
+        self._progress.clear()
+        await self._progress.wait()
+
+
+class Outbox:
+    """Sends what the publishers of a process hold.
+
+    Args:
+        scripts: on a connection of its own.
+        byte_limit: what the events of one run may amount to.
+        on_fault: is told, once per outage, that Redis refuses or is away.
+    """
+
+    def __init__(self, scripts: Scripts, *, byte_limit: int, on_fault: Callable[[Exception], None] | None = None) -> None:
+        self._scripts = scripts
+        self._byte_limit = byte_limit
+        self._on_fault = on_fault or _log_fault
+        self._dirty: dict[Publisher, None] = {}
+        self._work = asyncio.Event()
+
+    def send(self, publisher: Publisher) -> None:
+        """Send what the publisher holds, with the next round trip."""
+        self._dirty[publisher] = None
+        self._work.set()
+
+    async def run(self) -> None:
+        """Send, until cancelled. While Redis is away or not ready, the batches wait, and with them the graphs."""
+        delay = _RETRY_DELAY
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            publishers, self._dirty = self._dirty, {}
+            fault = await self._deliver(publishers)
+            if fault is None:
+                delay = _RETRY_DELAY
+                continue
+            if delay == _RETRY_DELAY:
+                self._on_fault(fault)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_DELAY_MAX)
+
+    async def _deliver(self, publishers: Iterable[Publisher]) -> Exception | None:
+        """One round trip; the fault, if some batches have to be sent again."""
+        batches = [(publisher, batch) for publisher in publishers if (batch := publisher.take()) is not None]
+        if not batches:
+            return None
+        try:
+            replies = await self._scripts.append([batch for _, batch in batches], byte_limit=self._byte_limit)
+        except AWAY as error:
+            replies = [error] * len(batches)
+        fault: Exception | None = None
+        for (publisher, _), reply in zip(batches, replies, strict=True):
+            if isinstance(reply, AppendReply):
+                publisher.settle(reply)
+            elif is_passing(reply):
+                fault = reply
+                self.send(publisher)
+            else:
+                publisher.refuse(reply)
+        return fault
+
+
+def _log_fault(error: Exception) -> None:
+    _logger.warning("cannot publish, trying again: %s: %s", type(error).__name__, error)

@@ -1,0 +1,99 @@
+"""How an attempt ended, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph.pregel import Pregel
+
+from runstream.errors import RunstreamError
+from runstream.model import ErrorInfo, Status
+from runstream_worker.chunks import Chunk
+from runstream_worker.encoding import encode_data
+from runstream_worker.guard import Cause, Guard
+
+_INTERRUPT = "__interrupt__"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        status: the run's end.
+        error: what went wrong, for those ends that are failures.
+        reason: why somebody stopped it.
+        result: the final values, as JSON; None where there are none.
+    """
+
+    status: Status
+    error: ErrorInfo | None = None
+    reason: str | None = None
+    result: bytes | None = None
+
+
+def failed(error: BaseException) -> Outcome:
+    """The outcome of a graph that raised."""
+    return Outcome(Status.ERROR, ErrorInfo(type=type(error).__name__, message=str(error)))
+
+
+def broken_off(guard: Guard) -> Outcome | None:
+    """The outcome of an attempt that was ended from outside; None when it is not this worker's to end."""
+    match guard.cause:
+        case Cause.STOP:
+            return Outcome(Status.STOPPED, reason=guard.detail)
+        case Cause.TIMEOUT:
+            return Outcome(Status.TIMEOUT, ErrorInfo(type="RunTimeout", message=guard.detail))
+        case Cause.FULL:
+            message = "the run published more bytes than its worker allows (max_stream_bytes)"
+            return Outcome(Status.ERROR, ErrorInfo(type="StreamTooLarge", message=message))
+        case Cause.REFUSED:
+            return Outcome(Status.ERROR, ErrorInfo(type="PublishRefused", message=guard.detail))
+        case Cause.SHUTDOWN:
+            return Outcome(Status.LOST, ErrorInfo(type="WorkerShutdown", message=guard.detail))
+        case Cause.LOST:
+            return None
+        case None:
+            raise RunstreamError("nothing has ended this attempt")
+
+
+class FinalState:
+    """Watches the chunks of a run for what `ainvoke` would return, and for whether it was interrupted."""
+
+    def __init__(self) -> None:
+        self._values: Any = None
+        self._interrupts: tuple[object, ...] = ()
+        self._interrupted = False
+
+    def see(self, chunk: Chunk) -> None:
+        """Look at a chunk. Only the root's `values` and `updates` say something."""
+        if chunk.ns:
+            return
+        if chunk.mode == "values":
+            self._values = chunk.data
+            if chunk.interrupts:
+                self._interrupts, self._interrupted = chunk.interrupts, True
+        elif chunk.mode == "updates" and isinstance(chunk.data, dict) and _INTERRUPT in chunk.data:
+            self._interrupted = True
+
+    def outcome(self, graph: Pregel[Any, Any, Any, Any], output_keys: str | list[str] | None) -> Outcome:
+        """The outcome of a graph that came to its end.
+
+        Raises:
+            EncodingError: the final values hold something that JSON cannot carry.
+        """
+        values = self._values
+        if isinstance(values, dict):
+            values = _projected(values, graph.output_channels if output_keys is None else output_keys)
+            if self._interrupts:
+                values = {**values, _INTERRUPT: self._interrupts}
+        status = Status.INTERRUPTED if self._interrupted else Status.SUCCESS
+        return Outcome(status, result=None if values is None else encode_data("values", values))
+
+
+def _projected(values: dict[str, Any], keys: str | Any) -> dict[str, Any]:
+    """What `ainvoke` returns of the values that `astream` emits: the output schema's keys, and interrupts."""
+    if isinstance(keys, str):
+        return values
+    return {key: value for key, value in values.items() if key in keys or key == _INTERRUPT}

@@ -1,0 +1,133 @@
+"""The worker's pulse: renews its leases and looks for those of others that have expired, once per beat.
+
+It beats in a thread with an event loop and a connection of its own, so that user code that blocks the worker's loop does
+not cost the worker its runs. A loop that stays blocked for longer than a limit does: then somebody else should have them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from runstream.client import connect
+from runstream.keys import Keys
+from runstream.scripts import BeatReply, Scripts
+from runstream_worker.settings import WorkerSettings
+
+RUNNING_TTL = 7 * 24 * 3600.0
+"""How long the keys of a running run live without being renewed, in seconds."""
+WORKER_TTL = 60.0
+"""How long a worker's keys live without being renewed, in seconds."""
+_REAP_LIMIT = 100
+
+_logger = logging.getLogger("runstream.worker")
+
+
+class Pulse:
+    """Beats for one worker from `start` to `stop`.
+
+    Args:
+        worker_id: the worker.
+        settings: its settings.
+        runs: called in the thread: the runs it holds, attempt by run id.
+        about: what the worker says of itself.
+        on_reply: called in the worker's loop with every reply.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        settings: WorkerSettings,
+        *,
+        runs: Callable[[], Mapping[str, int]],
+        about: Mapping[str, str | int],
+        on_reply: Callable[[BeatReply], None],
+    ) -> None:
+        self._worker_id = worker_id
+        self._settings = settings
+        self._runs = runs
+        self._about = about
+        self._on_reply = on_reply
+        self._alive_at = time.monotonic()
+        self._quit = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="runstream-pulse", daemon=True)
+        self._watched: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start beating, for the worker whose loop is running."""
+        self._loop = asyncio.get_running_loop()
+        self._watched = asyncio.create_task(self._show_life(), name="runstream-alive")
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop beating and sign the worker off."""
+        if self._watched is not None:
+            self._watched.cancel()
+        self._quit.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    async def _show_life(self) -> None:
+        while True:
+            self._alive_at = time.monotonic()
+            await asyncio.sleep(self._settings.beat_interval / 2)
+
+    def _main(self) -> None:
+        asyncio.run(self._beat_until_quit())
+
+    async def _beat_until_quit(self) -> None:
+        redis = connect(self._settings.redis_url, connections=1, retries=0)
+        keys = Keys(self._settings.namespace)
+        scripts = Scripts(redis, keys)
+        try:
+            while not self._quit.is_set():
+                began = time.monotonic()
+                try:
+                    await self._beat(scripts)
+                except (RedisError, OSError) as error:
+                    _logger.warning("cannot renew leases, trying again: %s: %s", type(error).__name__, error)
+                # In slices, so that a stop is quick; a thread's event cannot be awaited.
+                while not self._quit.is_set() and time.monotonic() - began < self._settings.beat_interval:
+                    await asyncio.sleep(0.02)
+            await self._sign_off(redis, keys)
+        finally:
+            await redis.aclose()
+
+    async def _beat(self, scripts: Scripts) -> None:
+        lease = round(self._settings.lease * 1000)
+        stalled_for = time.monotonic() - self._alive_at
+        runs = self._runs() if stalled_for < self._settings.stall_limit else {}
+        if stalled_for >= self._settings.stall_limit:
+            _logger.error("the event loop has been blocked for %.0f s: this worker gives up its runs", stalled_for)
+        reply = await scripts.beat(
+            self._worker_id,
+            runs,
+            lease=lease,
+            worker_ttl=round(WORKER_TTL * 1000),
+            running_ttl=round(RUNNING_TTL * 1000),
+            about={**self._about, "running": len(runs)},
+        )
+        if (reply.lost or reply.stop) and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_reply, reply)
+        for run_id in await scripts.reap(limit=_REAP_LIMIT, lease=lease):
+            _logger.warning("run %s was lost: its worker has stopped renewing its lease", run_id)
+
+    async def _sign_off(self, redis: Redis, keys: Keys) -> None:
+        try:
+            await _forget(redis, keys, self._worker_id)
+        except (RedisError, OSError) as error:
+            _logger.warning("cannot sign off, the worker's keys will expire: %s: %s", type(error).__name__, error)
+
+
+async def _forget(redis: Redis, keys: Keys, worker_id: str) -> None:
+    pipe = redis.pipeline(transaction=True)
+    pipe.zrem(keys.workers, worker_id)
+    pipe.delete(keys.worker(worker_id), keys.held(worker_id), keys.worker_bell(worker_id))
+    await pipe.execute()

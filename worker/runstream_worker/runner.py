@@ -1,0 +1,229 @@
+"""The worker: claims due runs while it has free slots, executes them, and lets them end when it is asked to leave.
+
+Three loops, each with one thing to wait for: the claim waits for the bell of its graphs, the stops wait for the worker's
+own bell, the outbox waits for events. The pulse beats beside them, in its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from runstream.client import connect
+from runstream.keys import Keys
+from runstream.scripts import BeatReply, Claimed, Scripts
+from runstream_worker.attempt import Attempt, Means
+from runstream_worker.checkpoints import open_checkpointer
+from runstream_worker.graphs import GraphSource
+from runstream_worker.guard import Cause
+from runstream_worker.outbox import Outbox
+from runstream_worker.pulse import RUNNING_TTL, Pulse
+from runstream_worker.settings import WorkerSettings
+
+_CLAIM_AT_ONCE = 4
+"""Small, so that a burst spreads over the workers that are idle: each takes some and rings for the next."""
+_SHORTEST_WAIT = 0.005
+_STOP_WAIT = 5.0
+_RETRY_DELAY = 0.1
+_RETRY_DELAY_MAX = 1.0
+
+_logger = logging.getLogger("runstream.worker")
+
+
+def new_worker_id() -> str:
+    """A name that tells an operator where to look: host, process, and a few letters that make it unique."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Runner:
+    """Executes runs; `open_runner` makes one that is at work."""
+
+    def __init__(self, worker_id: str, graphs: Sequence[str], redis: Redis, bells: Redis, means: Means) -> None:
+        self.worker_id = worker_id
+        self._graphs = list(graphs)
+        self._bells = bells
+        self._redis = redis
+        self._means = means
+        self._keys = Keys(means.settings.namespace)
+        self._attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._freed = asyncio.Event()
+        self._claiming: asyncio.Task[None] | None = None
+        self.ended = 0
+
+    @property
+    def running(self) -> Mapping[str, int]:
+        """The runs that are being executed: attempt by run id. Safe to call from another thread."""
+        return {run_id: attempt.number for run_id, (attempt, _) in list(self._attempts.items())}
+
+    def start_claiming(self) -> None:
+        """Begin to take runs."""
+        self._claiming = asyncio.create_task(self._claim_for_ever(), name="runstream-claim")
+
+    async def drain(self, grace: float) -> None:
+        """Take no more runs; give those that are running some time; then end the rest."""
+        if self._claiming is not None:
+            self._claiming.cancel()
+            await asyncio.gather(self._claiming, return_exceptions=True)
+        if self._attempts:
+            _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
+            await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
+        for attempt, _ in self._attempts.values():
+            attempt.guard.end(Cause.SHUTDOWN, "the worker was shut down before the run had ended")
+        if self._attempts:
+            await asyncio.wait({task for _, task in self._attempts.values()})
+
+    def on_beat(self, reply: BeatReply) -> None:
+        """Take what a beat learned of the runs."""
+        for run_id in reply.lost:
+            self._end(run_id, Cause.LOST)
+        for run_id, reason in reply.stop.items():
+            self._end(run_id, Cause.STOP, reason)
+
+    async def hear_stops(self) -> None:
+        """Wait for this worker's own bell, which tells it to stop a run, until cancelled."""
+        bell = self._keys.worker_bell(self.worker_id)
+        while True:
+            with contextlib.suppress(RedisError, OSError):
+                stroke = await cast(Any, self._bells.blpop([bell], timeout=_STOP_WAIT))
+                if stroke is not None:
+                    run_key = stroke[1].decode()
+                    reason = await cast(Any, self._redis.hget(run_key, "stop"))
+                    self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode())
+                continue
+            # A stroke that is missed while Redis is away is made up for by the next beat.
+            await asyncio.sleep(_RETRY_DELAY)
+
+    def _end(self, run_id: str, cause: Cause, detail: str = "") -> None:
+        if run_id in self._attempts:
+            self._attempts[run_id][0].guard.end(cause, detail)
+
+    async def _claim_for_ever(self) -> None:
+        lost_reply, delay = False, _RETRY_DELAY
+        while True:
+            try:
+                await self._claim_and_wait(lost_reply=lost_reply)
+                lost_reply, delay = False, _RETRY_DELAY
+            except (RedisError, OSError) as error:
+                if not lost_reply:
+                    _logger.warning("cannot claim runs, trying again: %s: %s", type(error).__name__, error)
+                lost_reply = True
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_DELAY_MAX)
+
+    async def _claim_and_wait(self, *, lost_reply: bool) -> None:
+        """Claim once; where nothing more is due, wait for a bell. Where no slot is free, wait for one."""
+        settings = self._means.settings
+        free = settings.concurrency - len(self._attempts)
+        if free <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+            return
+        reply = await self._means.scripts.claim(
+            self.worker_id,
+            self._graphs,
+            limit=min(free, _CLAIM_AT_ONCE),
+            lease=round(settings.lease * 1000),
+            running_ttl=round(RUNNING_TTL * 1000),
+            known=list(self._attempts) if lost_reply else None,
+        )
+        for member in reply.dropped:
+            _logger.warning("dropped %r from the queue: it is no queued run", member)
+        for claimed in reply.claimed:
+            self._start(claimed)
+        if reply.next_due == 0:
+            return
+        wait = settings.poll_interval if reply.next_due < 0 else min(reply.next_due, settings.poll_interval)
+        await self._bell(max(wait, _SHORTEST_WAIT))
+
+    async def _bell(self, wait: float) -> None:
+        bells = [self._keys.bell(graph) for graph in self._graphs]
+        await cast(Any, self._redis.blpop(bells, timeout=wait))
+
+    def _start(self, claimed: Claimed) -> None:
+        attempt = Attempt(claimed, self._means)
+        task = asyncio.create_task(self._run(attempt), name=f"attempt-{attempt.run_id}")
+        self._attempts[attempt.run_id] = (attempt, task)
+
+    async def _run(self, attempt: Attempt) -> None:
+        began = time.monotonic()
+        _logger.info("run %s: attempt %d begins", attempt.run_id, attempt.number)
+        try:
+            outcome = await attempt.run()
+        except Exception:
+            # A defect of ours, or a Redis that refuses for good: the run's lease expires, the worker goes on.
+            _logger.exception("run %s: attempt %d could not be ended", attempt.run_id, attempt.number)
+        else:
+            told = outcome.status if outcome is not None else "taken from this worker"
+            _logger.info("run %s: %s after %.2f s", attempt.run_id, told, time.monotonic() - began)
+        finally:
+            del self._attempts[attempt.run_id]
+            self.ended += 1
+            self._freed.set()
+
+
+@asynccontextmanager
+async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> AsyncIterator[Runner]:
+    """A worker at work, from here to the end of the block; there it drains for `settings.shutdown_grace`.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+        InvalidRequest: a URL is none that is understood.
+    """
+    keys = Keys(settings.namespace)
+    async with AsyncExitStack() as stack:
+        calls = await _connected(stack, settings.redis_url, connections=2, retries=5)
+        claims = await _connected(stack, settings.redis_url, connections=1, retries=0)
+        bells = await _connected(stack, settings.redis_url, connections=1, retries=0)
+        sending = await _connected(stack, settings.redis_url, connections=1, retries=0)
+        await cast(Any, calls.ping())
+        checkpointer = await stack.enter_async_context(open_checkpointer(settings.checkpointer_url))
+        outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
+        means = Means(graphs, checkpointer, Scripts(calls, keys), outbox, settings)
+        runner = Runner(new_worker_id(), list(graphs), claims, bells, means)
+        pulse = Pulse(
+            runner.worker_id, settings, runs=lambda: runner.running, about=_about(graphs, settings), on_reply=runner.on_beat
+        )
+        loops = [asyncio.create_task(outbox.run()), asyncio.create_task(runner.hear_stops())]
+        stack.push_async_callback(_cancel, loops)
+        pulse.start()
+        stack.push_async_callback(pulse.stop)
+        runner.start_claiming()
+        try:
+            yield runner
+        finally:
+            await runner.drain(settings.shutdown_grace)
+
+
+async def _connected(stack: AsyncExitStack, url: str, *, connections: int, retries: int) -> Redis:
+    redis = connect(url, connections=connections, retries=retries)
+    stack.push_async_callback(redis.aclose)
+    return redis
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _about(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> dict[str, str | int]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "graphs": ",".join(graphs),
+        "concurrency": settings.concurrency,
+        "version": version("runstream"),
+        "started_at": time.time_ns() // 1_000_000,
+    }

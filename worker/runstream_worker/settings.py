@@ -1,0 +1,41 @@
+"""How a worker behaves: values with defaults; the command line and the environment fill them at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker behaves. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        redis_url: of Redis.
+        namespace: the deployment's namespace, the same as its clients'.
+        concurrency: how many runs one process executes at a time.
+        checkpointer_url: where LangGraph keeps its checkpoints: `sqlite:///PATH`, `postgresql://...`, `memory://`; None
+            leaves each graph the checkpointer that it was compiled with.
+        run_timeout: what an attempt may take when its request says nothing; None is no limit.
+        max_stream_bytes: a run that publishes more than this ends with an error.
+        buffer_events: how many events of one run wait to be published before the graph is slowed down.
+        lease: how long a worker that says nothing keeps its runs.
+        beat_interval: how often it says something.
+        stall_limit: a worker whose event loop has been blocked for longer than this gives up its runs.
+        cancel_grace: how long a node may take to react to being cancelled before it is left behind.
+        shutdown_grace: how long running runs may go on after SIGTERM.
+        poll_interval: how often an idle worker looks for due runs when no bell has rung.
+    """
+
+    redis_url: str = "redis://localhost:6379/0"
+    namespace: str = "runstream"
+    concurrency: int = 25
+    checkpointer_url: str | None = None
+    run_timeout: float | None = None
+    max_stream_bytes: int = 64 * 1024 * 1024
+    buffer_events: int = 1000
+    lease: float = 3.0
+    beat_interval: float = 1.0
+    stall_limit: float = 60.0
+    cancel_grace: float = 5.0
+    shutdown_grace: float = 20.0
+    poll_interval: float = 1.0
