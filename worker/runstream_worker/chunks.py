@@ -62,9 +62,9 @@ async def chunks(
         **options: what else `Pregel.astream` takes.
     """
     stream = graph.astream(
-        cast(Any, input), config, stream_mode=list(modes), subgraphs=subgraphs, version=version, **options
+        cast("Any", input), config, stream_mode=list(modes), subgraphs=subgraphs, version=version, **options
     )
-    async with aclosing(cast(AsyncGenerator[Any, None], stream)) as emitted:
+    async with aclosing(cast("AsyncGenerator[Any, None]", stream)) as emitted:
         async for item in emitted:
             yield _chunk(item, subgraphs=subgraphs)
 

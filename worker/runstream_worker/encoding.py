@@ -3,31 +3,31 @@
 `orjson` does the work; what it has no form for is given one here, and what nothing has a form for is refused with the
 path to it. Nothing is ever turned into its `repr`: a reader could not tell such text from data.
 
-| Python                                           | JSON                                                               |
-|--------------------------------------------------|--------------------------------------------------------------------|
-| dict with keys that are not str                  | keys as orjson's `OPT_NON_STR_KEYS` writes them (`1` -> `"1"`)     |
-| int of any size                                  | number (JavaScript rounds beyond 2^53)                             |
-| NaN, Infinity                                    | null                                                               |
-| str with lone surrogates                         | each of them becomes U+FFFD                                        |
-| LangChain message                                | `message.model_dump()`                                             |
-| Pydantic model                                   | `model.model_dump()`, fields by the class of what they hold        |
-| dataclass                                        | object of its fields, without those whose name begins with `_`     |
-| NamedTuple                                       | object of its fields                                               |
-| other Mapping                                    | object                                                             |
-| tuple, deque, set, frozenset                     | array; sets sorted where their items can be                        |
-| Enum                                             | its value                                                          |
-| datetime, date, time                             | ISO 8601                                                           |
-| timedelta                                        | number of seconds                                                  |
-| Decimal                                          | string: a number would lose digits                                 |
-| bytes, bytearray, memoryview                     | base64                                                             |
-| UUID, path, IP address or network, ZoneInfo      | string                                                             |
-| re.Pattern                                       | string, the pattern                                                |
-| exception                                        | `{"error": class name, "message": str(exception)}`                 |
-| numpy array or scalar                            | array or number                                                    |
-| langgraph `Interrupt`                            | `{"value", "id", "response_schema"}`                               |
-| langgraph `Send`                                 | `{"node", "input"}`                                                |
-| langgraph `Command`                              | `{"graph", "update", "resume", "goto"}`                            |
-| langgraph `Overwrite`                            | `{"value", "type": "__overwrite__"}`                               |
+| Python                                           | JSON                                                              |
+|--------------------------------------------------|-------------------------------------------------------------------|
+| dict with keys that are not str                  | keys as orjson's `OPT_NON_STR_KEYS` writes them (`1` -> `"1"`)    |
+| int of any size                                  | number (JavaScript rounds beyond 2^53)                            |
+| NaN, Infinity                                    | null                                                              |
+| str with lone surrogates                         | each of them becomes U+FFFD                                       |
+| LangChain message                                | `message.model_dump()`                                            |
+| Pydantic model                                   | `model.model_dump()`, fields by the class of what they hold       |
+| dataclass                                        | object of its fields, without those whose name begins with `_`    |
+| NamedTuple                                       | object of its fields                                              |
+| other Mapping                                    | object                                                            |
+| tuple, deque, set, frozenset                     | array; sets sorted where their items can be                       |
+| Enum                                             | its value                                                         |
+| datetime, date, time                             | ISO 8601                                                          |
+| timedelta                                        | number of seconds                                                 |
+| Decimal                                          | string: a number would lose digits                                |
+| bytes, bytearray, memoryview                     | base64                                                            |
+| UUID, path, IP address or network, ZoneInfo      | string                                                            |
+| re.Pattern                                       | string, the pattern                                               |
+| exception                                        | `{"error": class name, "message": str(exception)}`                |
+| numpy array or scalar                            | array or number                                                   |
+| langgraph `Interrupt`                            | `{"value", "id", "response_schema"}`                              |
+| langgraph `Send`                                 | `{"node", "input"}`                                               |
+| langgraph `Command`                              | `{"graph", "update", "resume", "goto"}`                           |
+| langgraph `Overwrite`                            | `{"value", "type": "__overwrite__"}`                              |
 
 Refused: every other class, dict keys that orjson refuses or that would be the same key in JSON, values that contain
 themselves, and values nested deeper than `MAX_DEPTH`.
@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import ipaddress
@@ -180,13 +180,13 @@ def _float(value: float) -> object:
 
 
 @plain.register
-def _timedelta(value: datetime.timedelta) -> object:
+def _timedelta(value: dt.timedelta) -> object:
     return value.total_seconds()
 
 
-@plain.register(datetime.date)
-@plain.register(datetime.time)
-def _isoformat(value: datetime.date | datetime.time) -> object:
+@plain.register(dt.date)
+@plain.register(dt.time)
+def _isoformat(value: dt.date | dt.time) -> object:
     return value.isoformat()
 
 
