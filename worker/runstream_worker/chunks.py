@@ -1,0 +1,79 @@
+"""Runs a graph and hands out its chunks in one shape; no other module knows what tuples LangGraph emits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from langgraph.pregel import Pregel
+from langgraph.types import StreamMode
+
+ALL_MODES: Final[tuple[StreamMode, ...]] = (
+    "values",
+    "updates",
+    "checkpoints",
+    "tasks",
+    "debug",
+    "messages",
+    "custom",
+)
+"""Every stream mode that a run may ask for."""
+
+
+class Chunk(NamedTuple):
+    """One thing that a graph emitted.
+
+    Attributes:
+        mode: the stream mode.
+        ns: where in the nested graphs it comes from: empty for the graph itself, else `node:task_id` per level.
+        data: what was emitted; in `messages` the pair of message and metadata.
+        interrupts: the interrupts that ended the graph, if `mode` is `values` and `version` is `v2`; otherwise None.
+    """
+
+    mode: str
+    ns: tuple[str, ...]
+    data: object
+    interrupts: tuple[object, ...] | None = None
+
+
+async def chunks(
+    graph: Pregel[Any, Any, Any, Any],
+    input: object,  # noqa: A002  # the name that astream gives it
+    config: Any,
+    *,
+    modes: Sequence[StreamMode],
+    version: Literal["v1", "v2"],
+    subgraphs: bool = False,
+    **options: Any,
+) -> AsyncGenerator[Chunk, None]:
+    """Run a graph and yield what it emits.
+
+    Close this generator (`contextlib.aclosing`) when leaving it early: that stops the graph.
+
+    Args:
+        graph: the compiled graph.
+        input: its input, a `Command`, or None to go on from the saved state.
+        config: the run's config.
+        modes: the stream modes to ask for.
+        version: `v1` gives values as the dicts of the state, with interrupts under `__interrupt__`; `v2` gives them as
+            the state's own class and the interrupts apart.
+        subgraphs: whether to emit what nested graphs emit, too.
+        **options: what else `Pregel.astream` takes.
+    """
+    stream = graph.astream(
+        cast("Any", input), config, stream_mode=list(modes), subgraphs=subgraphs, version=version, **options
+    )
+    async with aclosing(cast("AsyncGenerator[Any, None]", stream)) as emitted:
+        async for item in emitted:
+            yield _chunk(item, subgraphs=subgraphs)
+
+
+def _chunk(item: Any, *, subgraphs: bool) -> Chunk:
+    if isinstance(item, dict):
+        return Chunk(item["type"], tuple(item["ns"]), item["data"], item.get("interrupts"))
+    if subgraphs:
+        ns, mode, data = item
+        return Chunk(mode, tuple(ns), data)
+    mode, data = item
+    return Chunk(mode, (), data)

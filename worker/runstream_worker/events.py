@@ -1,0 +1,212 @@
+"""From a chunk to the bytes of an event, with each message's metadata written only once.
+
+An event is a JSON object, in one of three forms:
+
+    {"m": mode, "n": [ns, ...], "d": data, "i": [interrupt, ...]}    complete
+    {"b": "1-5", "d": {"content": ..., ...}}                         the chunk of a message: what differs from event 1-5
+    {"b": "1-5", "t": "token"}                                       the same, if that is the content alone, and text
+
+`n` is absent for the graph itself (an empty namespace). `i` is there for `values` of version `v2` only, then always.
+
+A message chunk that refers to `b` has that event's mode, namespace and metadata. Its message has the fields of that
+event's message, with those in `d` put in their place or added behind them; `t` stands for `{"content": t}`:
+
+    base = {"m": "messages", "d": [message, metadata], ...}          the event whose id is b; it is complete itself
+    data = [{**message, **delta["d"]}, metadata]
+
+This gives exactly the JSON that the complete event would have had. `b` is never another reference, always of the same
+attempt, and not necessarily the first event of its message: now and then a message is written completely again.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.base import BaseMessageChunk
+
+from runstream_worker.chunks import Chunk
+from runstream_worker.encoding import encode, encode_data, encode_small
+
+_REST_FIELDS: Final = tuple(sorted(AIMessageChunk.model_fields.keys() - {"content"}))
+_rest_of = itemgetter(*_REST_FIELDS)
+
+OPEN_MESSAGES: Final = 1024
+"""How many messages can be streaming at once before the oldest is written completely again."""
+
+
+class Full(NamedTuple):
+    """Write the chunk completely: these are the bytes of `[message, metadata]`."""
+
+    data: bytes
+
+
+class Delta(NamedTuple):
+    """Write the fields that differ from the message of the event `base`: these are the bytes of each one's value."""
+
+    base: str
+    fields: dict[str, bytes]
+
+
+class TextDelta(NamedTuple):
+    """Write the content, which is text, and all that differs from the message of the event `base`."""
+
+    base: str
+    text: str
+
+
+class _Base:
+    """A complete event that the following chunks of its message refer to.
+
+    It keeps copies, as bytes where that is enough: whoever got the message from LangGraph may change it meanwhile.
+
+    Attributes:
+        event_id: the event's id.
+        metadata: the metadata's object, which LangGraph passes with every chunk of one call.
+        metadata_json: what it was when it was written.
+        fields: the bytes of the message's fields, in their order.
+        rest: all fields but the content, for a comparison that takes no time; None where Python's `==` says too little
+            (1 == True, but not in JSON).
+    """
+
+    __slots__ = ("event_id", "fields", "metadata", "metadata_json", "rest")
+
+    def __init__(
+        self, event_id: str, metadata: object, metadata_json: bytes, fields: dict[str, bytes], rest: Any
+    ) -> None:
+        self.event_id = event_id
+        self.metadata = metadata
+        self.metadata_json = metadata_json
+        self.fields = fields
+        self.rest = rest
+
+    def has(self, metadata: object) -> bool:
+        if metadata is self.metadata:
+            return True
+        if encode(metadata, "messages[1]") != self.metadata_json:
+            return False
+        self.metadata = metadata
+        return True
+
+
+class MessageFolder:
+    """Knows what has been written of the messages that are streaming, and so what needs no second writing.
+
+    One per attempt. Every event whose id it was given must be published, since later ones may refer to it.
+    """
+
+    def __init__(self, open_messages: int = OPEN_MESSAGES) -> None:
+        self._open_messages = open_messages
+        self._bases: dict[tuple[str, tuple[str, ...]], _Base] = {}
+
+    def __len__(self) -> int:
+        """The number of messages that it remembers."""
+        return len(self._bases)
+
+    def fold(
+        self, ns: tuple[str, ...], message: BaseMessage, metadata: object, event_id: str
+    ) -> Full | Delta | TextDelta:
+        """Decide how to write a message.
+
+        Args:
+            ns: the chunk's namespace.
+            message: a chunk of a message, or a whole one.
+            metadata: what LangGraph says of it.
+            event_id: the id that the event will have.
+        """
+        if not isinstance(message, BaseMessageChunk) or message.id is None:
+            return Full(encode((message, metadata), "messages"))
+        key = (message.id, ns)
+        base = self._bases.get(key)
+        difference = None if base is None or not base.has(metadata) else _difference(base, message)
+        folded = difference or self._open(key, message, metadata, event_id)
+        if getattr(message, "chunk_position", None) == "last":
+            self._bases.pop(key, None)
+        return folded
+
+    def _open(
+        self, key: tuple[str, tuple[str, ...]], message: BaseMessageChunk, metadata: object, event_id: str
+    ) -> Full:
+        metadata_json = encode(metadata, "messages[1]")
+        fields = {name: encode_small(value, f"messages[0].{name}") for name, value in message.model_dump().items()}
+        self._bases.pop(key, None)
+        if len(self._bases) >= self._open_messages:
+            del self._bases[next(iter(self._bases))]
+        self._bases[key] = _Base(event_id, metadata, metadata_json, fields, _comparable_rest(message))
+        return Full(b"[%b,%b]" % (_object(fields), metadata_json))
+
+
+def _difference(base: _Base, message: BaseMessageChunk) -> Delta | TextDelta | None:
+    """What the message has that the base has not; None if the message is better written completely."""
+    if type(message) is AIMessageChunk and not message.__pydantic_extra__:
+        values = message.__dict__
+        content = values["content"]
+        if type(content) is str and base.rest is not None and _rest_of(values) == base.rest:
+            return TextDelta(base.event_id, content)
+    # A message whose first chunk told more than the usual one does (its usage, say) gets a second, plain base.
+    if base.rest is None and _comparable_rest(message) is not None:
+        return None
+    fields = {name: encode_small(value, f"messages[0].{name}") for name, value in message.model_dump().items()}
+    if list(fields)[: len(base.fields)] != list(base.fields):
+        return None
+    return Delta(base.event_id, {name: value for name, value in fields.items() if base.fields.get(name) != value})
+
+
+def _comparable_rest(message: BaseMessageChunk) -> Any:
+    """All fields but the content, copied, if equal ones are sure to be equal in JSON; otherwise None."""
+    if type(message) is not AIMessageChunk or message.__pydantic_extra__:
+        return None
+    rest = _rest_of(message.__dict__)
+    if not all(_is_comparable(value) for value in rest):
+        return None
+    return tuple(value.copy() if isinstance(value, dict | list) else value for value in rest)
+
+
+def _is_comparable(value: object) -> bool:
+    """Whether it is None, text, an empty list, or a flat object of text."""
+    if type(value) is dict:
+        return all(type(key) is str and type(item) is str for key, item in value.items())
+    return value is None or type(value) is str or (type(value) is list and not value)
+
+
+class EventEncoder:
+    """Turns the chunks of one attempt into the bytes of its events.
+
+    Every event that it encodes must be published under the id that it was given, since later ones may refer to it.
+    """
+
+    def __init__(self, open_messages: int = OPEN_MESSAGES) -> None:
+        self._folder = MessageFolder(open_messages)
+
+    def encode(self, chunk: Chunk, event_id: str) -> bytes:
+        """Encode one chunk.
+
+        Raises:
+            EncodingError: something in the chunk has no JSON form.
+        """
+        if chunk.mode != "messages":
+            return _complete(chunk, encode_data(chunk.mode, chunk.data))
+        message, metadata = cast("tuple[BaseMessage, object]", chunk.data)
+        match self._folder.fold(chunk.ns, message, metadata, event_id):
+            case TextDelta(base, text):
+                return b'{"b":"%b","t":%b}' % (base.encode("ascii"), encode_small(text, "messages[0].content"))
+            case Delta(base, fields):
+                return b'{"b":"%b","d":%b}' % (base.encode("ascii"), _object(fields))
+            case Full(data):
+                return _complete(chunk, data)
+
+
+def _complete(chunk: Chunk, data: bytes) -> bytes:
+    parts = {"m": orjson.dumps(chunk.mode)}
+    if chunk.ns:
+        parts["n"] = encode_small(chunk.ns, "ns")
+    parts["d"] = data
+    if chunk.interrupts is not None:
+        parts["i"] = encode(chunk.interrupts, "interrupts")
+    return _object(parts)
+
+
+def _object(fields: dict[str, bytes]) -> bytes:
+    return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), value) for name, value in fields.items())
