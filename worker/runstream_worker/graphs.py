@@ -1,0 +1,520 @@
+"""Name -> graph: turns a worker's targets into graphs that its runs open.
+
+A target is `[NAME=]TARGET`, where TARGET is one of
+
+    module:attr           an importable module; the current folder is importable
+    path/file.py:attr     a file, relative to the current folder; its own folder is importable, too
+    langgraph.json        every graph that the file names (see `langgraph_json`)
+
+`attr` is a compiled graph, a `StateGraph`, or a factory: a function or context manager, sync or async, that takes
+nothing or the run's config and is called for every run. Without `:attr` it is `graph`, or else `agent`, or else the
+only graph in the module. Without `NAME=` a graph is called `agent` if it is the only target, and by its attribute
+otherwise.
+
+Modules are run once, when the targets are loaded; factories are only looked at then, and called when a run opens them.
+What was made importable stays so, since graphs import lazily as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, isasyncgen, isawaitable, isclass, isgenerator, ismodule, signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+
+from runstream.errors import GraphLoadError
+from runstream_worker.langgraph_json import read_langgraph_json
+
+Graph: TypeAlias = Pregel[Any, Any, Any, Any]
+_Factory: TypeAlias = Callable[[RunnableConfig], object]
+
+_NAMED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+_DEFAULT_NAME = "agent"
+_DEFAULT_ATTRIBUTES = ("graph", "agent")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user named: `name` is None where it was left out, `location` is all that follows `NAME=`."""
+
+    name: str | None
+    location: str
+
+    def __str__(self) -> str:
+        return self.location if self.name is None else f"{self.name}={self.location}"
+
+    @property
+    def is_config(self) -> bool:
+        """Whether the target is a `langgraph.json` rather than one graph."""
+        return self.location.endswith(".json")
+
+
+def parse_target(text: str) -> Target:
+    """Split `[NAME=]TARGET`; nothing is looked up.
+
+    Raises:
+        GraphLoadError: the text is not of that form.
+    """
+    match = _NAMED.fullmatch(text.strip())
+    target = Target(match[1], match[2].strip()) if match else Target(None, text.strip())
+    if not target.location:
+        raise GraphLoadError(f"target {text!r}: names no graph; {_FORMS}")
+    if target.is_config:
+        if target.name is not None:
+            raise GraphLoadError(
+                f"target {text!r}: {target.location} names its graphs itself; leave {target.name}= out"
+            )
+    else:
+        with _about(f"target {text!r}"):
+            _Place.parse(target.location)
+    return target
+
+
+_FORMS = "a target is module:attr, path/file.py:attr or langgraph.json, with NAME= before it if you like"
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """A graph under its name, opened once per run.
+
+    Attributes:
+        name: what runs call it by.
+        location: where it came from, for people to read.
+        description: what its `langgraph.json` says it is for.
+    """
+
+    name: str
+    location: str
+    graph_or_factory: Graph | _Factory
+    description: str | None = None
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, config: RunnableConfig, checkpointer: BaseCheckpointSaver[Any] | None = None
+    ) -> AsyncIterator[Graph]:
+        """The graph for one run: a factory is called, and what it opened is closed at the end.
+
+        Args:
+            config: the run's config, which a factory may take.
+            checkpointer: replaces the graph's own, unless the graph says `checkpointer=False`.
+
+        Raises:
+            GraphLoadError: the factory returned something that is not a graph. What it raises itself comes as it is.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            graph = await self._make(config, stack)
+            if checkpointer is not None and graph.checkpointer is not False:
+                graph = graph.copy(update={"checkpointer": checkpointer})
+            yield graph
+
+    async def _make(self, config: RunnableConfig, stack: contextlib.AsyncExitStack) -> Graph:
+        if isinstance(self.graph_or_factory, Pregel):
+            return self.graph_or_factory
+        made = await _entered(self.graph_or_factory(config), stack)
+        with _about(f"graph {self.name!r} ({self.location})"):
+            graph = _as_graph(made)
+            if graph is None:
+                raise GraphLoadError(f"the factory must make a compiled graph or a StateGraph, not {_described(made)}")
+            return graph
+
+
+class LoadedGraphs(Mapping[str, GraphSource]):
+    """Graphs by name, in the order of their targets, with what was ignored on the way in `warnings`."""
+
+    def __init__(self, sources: Mapping[str, GraphSource], warnings: Sequence[str]) -> None:
+        self._sources = dict(sources)
+        self.warnings = tuple(warnings)
+
+    def __getitem__(self, name: str) -> GraphSource:
+        return self._sources[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> LoadedGraphs:
+    """Import what the targets name and check that it can be run.
+
+    A `langgraph.json` changes this process: its `env` is set where the environment does not have the variable already,
+    and its local `dependencies` become importable.
+
+    Args:
+        targets: each `[NAME=]TARGET`, as described above.
+        config_file: a `langgraph.json`, read before the targets.
+
+    Raises:
+        GraphLoadError: a target cannot be loaded; the message says which, where, and what would be right.
+    """
+    parsed = [parse_target(text) for text in targets]
+    if not parsed and config_file is None:
+        raise GraphLoadError(f"no target was given; {_FORMS}")
+    _make_importable(Path.cwd())
+
+    warnings: list[str] = []
+    loaded = [] if config_file is None else _load_config(config_file, warnings)
+    alone = len(parsed) == 1 and config_file is None
+    for target in parsed:
+        loaded += _load_config(Path(target.location), warnings) if target.is_config else [_load_target(target, alone)]
+
+    sources: dict[str, GraphSource] = {}
+    for source in loaded:
+        other = sources.setdefault(source.name, source)
+        if other is not source:
+            raise GraphLoadError(
+                f"two graphs are called {source.name!r}: {other.location} and {source.location}; "
+                f"give one another name, as in NAME={source.location}"
+            )
+    return LoadedGraphs(sources, warnings)
+
+
+def graph_source(name: str, value: object, *, location: str = "given in code") -> GraphSource:
+    """A source for a graph, `StateGraph` or factory that is at hand already.
+
+    Raises:
+        GraphLoadError: `value` is none of them.
+    """
+    with _about(f"graph {name!r} ({location})"):
+        return GraphSource(name, location, _graph_or_factory(value))
+
+
+def _load_target(target: Target, alone: bool) -> GraphSource:
+    with _about(f"target {str(target)!r}"):
+        attribute, loaded = _load(target.location, Path.cwd())
+    name = target.name or (_DEFAULT_NAME if alone else attribute)
+    return GraphSource(name, target.location, loaded)
+
+
+def _load_config(path: Path, warnings: list[str]) -> list[GraphSource]:
+    config = read_langgraph_json(path)
+    warnings.extend(config.warnings)
+    for name, value in config.env.items():
+        os.environ.setdefault(name, value)
+    for folder in reversed(config.import_paths):
+        _make_importable(folder)
+    sources = []
+    for entry in config.graphs:
+        with _about(f"{path}: graphs.{entry.name} ({entry.location!r})"):
+            _, loaded = _load(entry.location, config.path.parent)
+        sources.append(GraphSource(entry.name, entry.location, loaded, entry.description))
+    return sources
+
+
+def _load(location: str, folder: Path) -> tuple[str, Graph | _Factory]:
+    """Import the place and give the attribute's name with what it holds."""
+    place = _Place.parse(location)
+    module = _import_file(folder / place.module) if place.is_file else _import_module(place.module)
+    attribute = place.attribute or _default_attribute(module, place.module)
+    if not hasattr(module, attribute):
+        raise GraphLoadError(f"{place.module} has no attribute {attribute!r}{_alternatives(module, attribute)}")
+    try:
+        return attribute, _graph_or_factory(getattr(module, attribute))
+    except GraphLoadError as error:
+        raise GraphLoadError(f"{attribute!r}: {error}{_alternatives(module, attribute)}") from error
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A location taken apart: a file or a module, and the attribute unless it was left out."""
+
+    module: str
+    attribute: str | None
+
+    @property
+    def is_file(self) -> bool:
+        return "/" in self.module or os.sep in self.module or self.module.endswith(".py")
+
+    @classmethod
+    def parse(cls, location: str) -> _Place:
+        module, colon, attribute = location.rpartition(":")
+        if not colon or "/" in attribute or "\\" in attribute:  # a drive letter's colon is none of ours
+            module, colon, attribute = location, "", ""
+        place = cls(module, attribute or None)
+        if colon and not attribute.isidentifier():
+            raise GraphLoadError(f"{attribute!r}, after the last colon, is no attribute's name; {_FORMS}")
+        if not place.is_file and not all(part.isidentifier() for part in module.split(".")):
+            raise GraphLoadError(f"{module!r} is neither a module's name nor the path of a .py file; {_FORMS}")
+        return place
+
+
+def _default_attribute(module: ModuleType, called: str) -> str:
+    for attribute in _DEFAULT_ATTRIBUTES:
+        if _is_meant_as_graph(getattr(module, attribute, None)):
+            return attribute
+    graphs = _graphs_in(module)
+    if len(graphs) == 1:
+        return graphs[0]
+    found = f"{len(graphs)} others ({', '.join(graphs)})" if graphs else "no other graph"
+    raise GraphLoadError(f"{called} has no graph called 'graph' or 'agent', but {found}; say which: {called}:ATTR")
+
+
+def _is_meant_as_graph(value: object) -> bool:
+    """Whether an attribute that nobody named is the graph.
+
+    A function counts if it takes nothing or `config`: `def agent(state)` is a node, most likely.
+    """
+    if isinstance(value, Pregel | StateGraph):
+        return True
+    if not _is_function(value):
+        return False
+    required = [parameter.name for parameter in _parameters(value) if parameter.default is Parameter.empty]
+    return required in ([], ["config"])
+
+
+def _graphs_in(module: ModuleType) -> list[str]:
+    """The names of the module's graphs, each graph once; a `StateGraph` counts where nothing is compiled."""
+    for kind in (Pregel, StateGraph):
+        names = {id(value): name for name, value in reversed(vars(module).items()) if isinstance(value, kind)}
+        if names:
+            return sorted(names.values())
+    return []
+
+
+def _alternatives(module: ModuleType, attribute: str) -> str:
+    public = [name for name in vars(module) if not name.startswith("_") and name != attribute]
+    near = difflib.get_close_matches(attribute, public, n=3)
+    graphs = [name for name in _graphs_in(module) if name != attribute]
+    parts = [f"did you mean {' or '.join(map(repr, near))}?"] if near else []
+    parts += [f"graphs in it: {', '.join(graphs)}"] if graphs else []
+    return "".join(f"; {part}" for part in parts)
+
+
+def _graph_or_factory(value: object) -> Graph | _Factory:
+    graph = _as_graph(value)
+    if graph is not None:
+        return graph
+    if _is_function(value):
+        return _factory(value)
+    raise GraphLoadError(f"must be a compiled graph, a StateGraph or a factory of one, but is {_described(value)}")
+
+
+def _as_graph(value: object) -> Graph | None:
+    if isinstance(value, StateGraph):
+        try:
+            return value.compile()
+        except Exception as error:
+            raise GraphLoadError(f"the StateGraph does not compile: {error}") from error
+    return value if isinstance(value, Pregel) else None
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type | Runnable)
+
+
+def _factory(function: Any) -> _Factory:
+    """The function as one that takes the config, whether it wants it or not."""
+    parameters = _parameters(function)
+    required = [parameter for parameter in parameters if parameter.default is Parameter.empty]
+    if len(required) > 1:
+        wants = ", ".join(parameter.name for parameter in required)
+        raise GraphLoadError(f"a factory takes nothing or the config, but this one requires {wants}")
+    wanted = required or [each for each in parameters if each.name == "config" or len(parameters) == 1]
+    if not wanted:
+        return lambda _config: function()
+    if "ServerRuntime" in str(wanted[0].annotation):
+        raise GraphLoadError(f"{wanted[0].name}: ServerRuntime exists in LangGraph's own server only; take the config")
+    if wanted[0].kind is Parameter.POSITIONAL_ONLY:
+        call: _Factory = function
+        return call
+    name = wanted[0].name
+    return lambda config: function(**{name: config})
+
+
+def _parameters(function: Any) -> list[Parameter]:
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise GraphLoadError(f"cannot tell what the factory takes: {error}") from error
+    return [each for each in parameters if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+
+
+async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> object:
+    """What a factory's result stands for: awaited, and entered if it is a context manager or a bare generator."""
+    if isawaitable(made):
+        made = await made
+    if isasyncgen(made):
+        made = contextlib.asynccontextmanager(lambda: made)()
+    elif isgenerator(made):
+        made = contextlib.contextmanager(lambda: made)()
+    if isinstance(made, contextlib.AbstractAsyncContextManager):
+        return await stack.enter_async_context(made)
+    if isinstance(made, contextlib.AbstractContextManager):
+        return stack.enter_context(made)
+    return made
+
+
+def _described(value: object) -> str:
+    if isclass(value) or ismodule(value):
+        return f"the {'class' if isclass(value) else 'module'} {value.__name__}"
+    return "None" if value is None else f"of type {type(value).__qualname__}"
+
+
+@contextlib.contextmanager
+def _about(subject: str) -> Iterator[None]:
+    """Put the subject in front of what a `GraphLoadError` says, and keep the user's own exception as its cause."""
+    try:
+        yield
+    except GraphLoadError as error:
+        raise GraphLoadError(f"{subject}: {error}") from error.__cause__
+
+
+def _make_importable(folder: Path) -> None:
+    """Put the folder first on the path, as Python does with the folder of a script."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _import_module(name: str) -> ModuleType:
+    with _import_errors(name):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, something that it imports is not
+            places = f"{Path.cwd()} and the installed packages"
+            raise GraphLoadError(f"there is no module {error.name!r}; looked in {places}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Run the file as a module, once per process: two targets in one file share it.
+
+    A file of a package is imported under its dotted name, so that its relative imports work. Any other gets a name of
+    its own, so that files of one stem do not meet. The name depends on nothing but the path from the current folder:
+    checkpoints refer to a state's classes by it, and another worker must find them.
+    """
+    path = path.resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise GraphLoadError(f"{path} is not a .py file" if path.exists() else f"there is no file {path}")
+    package = _package_root(path)
+    if package is not None:
+        return _import_from_package(path, package)
+    _make_importable(path.parent)
+    _refuse_foreign_siblings(path)
+    name = _unique_name(path)
+    return sys.modules[name] if name in sys.modules else _run_file(path, name)
+
+
+def _run_file(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise GraphLoadError(f"Python has no loader for {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, pydantic and get_type_hints look their module up here
+    try:
+        with _import_errors(str(path)):
+            spec.loader.exec_module(module)
+    except GraphLoadError:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _unique_name(path: Path) -> str:
+    folder = Path.cwd()
+    for identity in (path.relative_to(folder) if path.is_relative_to(folder) else path, path):
+        digest = hashlib.sha256(identity.as_posix().encode()).hexdigest()[:12]
+        name = f"runstream_graph_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
+        taken = sys.modules.get(name)
+        if taken is None or taken.__file__ == str(path):
+            return name
+    raise GraphLoadError(f"cannot name the module of {path}: {name} is taken")
+
+
+def _package_root(path: Path) -> Path | None:
+    """The folder from which the file is imported by a dotted name, if it is in a package."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        folder = folder.parent
+    return None if folder == path.parent or not path.stem.isidentifier() else folder
+
+
+def _import_from_package(path: Path, root: Path) -> ModuleType:
+    _make_importable(root)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last: a package's types.py must not stand in for the standard library's
+    parts = path.relative_to(root).with_suffix("").parts
+    package = importlib.util.find_spec(parts[0])
+    origin = None if package is None else package.origin
+    if origin is None or Path(origin).resolve() != root / parts[0] / "__init__.py":
+        raise GraphLoadError(f"{path} belongs to package {parts[0]!r}, but that name is taken by {origin}; rename one")
+    return _import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+def _refuse_foreign_siblings(path: Path) -> None:
+    """Refuse `import tools` where there is a `tools.py` beside the file but another folder's has been imported already.
+
+    Python would give the file the other one, without a word.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # running the file says it better
+    for name in _imported(tree):
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        siblings = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
+        own = next((sibling for sibling in siblings if sibling.is_file()), None)
+        if own is not None and loaded is not None and not _is_installed(loaded) and Path(loaded).resolve() != own:
+            raise GraphLoadError(f"imports {name!r}, which is {own}, but {loaded} has that name already; rename one")
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """The top-level names that the code imports."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@contextlib.contextmanager
+def _import_errors(called: str) -> Iterator[None]:
+    """Turn whatever the user's code raises while it is imported into an error that says what and where."""
+    try:
+        yield
+    except GraphLoadError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        what = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        raise GraphLoadError(f"importing {called} raised {what}{_place_of(error)}") from error
+
+
+def _place_of(error: BaseException) -> str:
+    """The line of the user's own code at which it happened, or the last one if none was theirs."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen ") and frame.filename not in (__file__, importlib.__file__)
+    ]
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    last = next(reversed(own or frames), None)
+    return "" if last is None else f" ({last.filename}:{last.lineno})"
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether the file belongs to the standard library or an installed package."""
+    paths = sysconfig.get_paths()
+    return any(Path(filename).is_relative_to(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))

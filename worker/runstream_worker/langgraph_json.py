@@ -1,0 +1,239 @@
+"""Reads `langgraph.json`, the file in which LangGraph projects name their graphs.
+
+A worker uses three keys: `graphs`, `dependencies` (local folders become importable) and `env`. Every other key is
+left alone and reported, so that nobody believes that, say, `store` took effect. Nothing is changed by reading: what to
+put on `sys.path` and into the environment is returned.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from runstream.errors import GraphLoadError
+
+_USED = ("graphs", "dependencies", "env")
+_BUILD = frozenset(
+    {"python_version", "node_version", "api_version", "image_distro", "base_image", "dockerfile_lines"}
+    | {"pip_config_file", "pip_installer", "source", "keep_pkg_tools"}
+)
+_SERVER = frozenset({"store", "checkpointer", "auth", "encryption", "http", "webhooks", "ui", "ui_config"})
+_SILENT = frozenset({"$schema"})
+
+_ENV_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+_QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)\s*(?:\#.*)?""")
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\"": '"', r"\\": "\\"}
+_REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class ConfiguredGraph:
+    """One entry of `graphs`: its id, where it is (`path.py:attr` or `module:attr`), and what it is for."""
+
+    name: str
+    location: str
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class LanggraphJson:
+    """What a worker takes from a `langgraph.json`."""
+
+    path: Path
+    graphs: tuple[ConfiguredGraph, ...]
+    import_paths: tuple[Path, ...]
+    env: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def read_langgraph_json(path: Path) -> LanggraphJson:
+    """Read and check the file; paths in it are relative to its own folder.
+
+    Raises:
+        GraphLoadError: the file or one of the keys that a worker uses is not what it should be.
+    """
+    return _Reader(path.resolve()).read()
+
+
+class _Reader:
+    """Checks one file; holds its path for the messages and gathers the warnings."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folder = path.parent
+        self._warnings: list[str] = []
+
+    def read(self) -> LanggraphJson:
+        document = self._document()
+        self._warn_of_unused(document)
+        return LanggraphJson(
+            path=self._path,
+            graphs=self._graphs(document),
+            import_paths=self._import_paths(document.get("dependencies", [])),
+            env=self._env(document.get("env", {})),
+            warnings=tuple(self._warnings),
+        )
+
+    def _document(self) -> dict[str, Any]:
+        text = self._text(self._path)
+        try:
+            document = json.loads(text, object_pairs_hook=self._without_duplicates)
+        except json.JSONDecodeError as error:
+            raise GraphLoadError(f"{self._path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from error
+        if not isinstance(document, dict):
+            self._fail(None, f'must be an object such as {{"graphs": {{...}}}}, not {_json_type(document)}')
+        return document
+
+    def _text(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise GraphLoadError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise GraphLoadError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+    def _without_duplicates(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object as it is, or an error: JSON itself would let the last of two equal keys win, silently."""
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            self._fail(twice, "is there twice in one object; keep one")
+        return result
+
+    def _warn_of_unused(self, document: Mapping[str, Any]) -> None:
+        for key in document:
+            if key in _USED or key in _SILENT:
+                continue
+            if key in _BUILD:
+                reason = "has no effect: a worker runs in the Python that started it and builds no image"
+            elif key in _SERVER:
+                reason = "has no effect: it configures LangGraph's own server, not a worker"
+            else:
+                reason = f"is unknown and has no effect{_did_you_mean(key, _USED)}"
+            self._warn(key, reason)
+
+    def _graphs(self, document: Mapping[str, Any]) -> tuple[ConfiguredGraph, ...]:
+        graphs = document.get("graphs")
+        example = '{"chat": "./agent.py:graph"}'
+        if not isinstance(graphs, dict) or not graphs:
+            found = "is missing" if graphs is None else f"is {_json_type(graphs)}"
+            self._fail("graphs", f"{found}; it must be an object with one entry per graph, such as {example}")
+        return tuple(self._graph(name, entry) for name, entry in graphs.items())
+
+    def _graph(self, name: str, entry: object) -> ConfiguredGraph:
+        key = f"graphs.{name}"
+        if not name.strip():
+            self._fail("graphs", "has an entry without a name")
+        description = None
+        if isinstance(entry, dict):
+            for unknown in entry.keys() - {"path", "description"}:
+                self._warn(f"{key}.{unknown}", "is unknown and has no effect; a graph has 'path' and 'description'")
+            description = entry.get("description")
+            if description is not None and not isinstance(description, str):
+                self._fail(f"{key}.description", f"must be a string, not {_json_type(description)}")
+            entry = entry.get("path")
+        if not isinstance(entry, str) or not entry.strip():
+            right = '"path/file.py:attr", "module:attr" or {"path": ..., "description": ...}'
+            self._fail(key, f"must be {right}, not {_json_type(entry)}")
+        if re.search(r"\.[cm]?[jt]sx?(:|$)", entry):
+            self._fail(key, f"{entry!r} is a JavaScript or TypeScript graph; a worker runs Python graphs only")
+        return ConfiguredGraph(name, entry, description)
+
+    def _import_paths(self, dependencies: object) -> tuple[Path, ...]:
+        if not isinstance(dependencies, list):
+            self._fail("dependencies", f'must be a list such as ["."], not {_json_type(dependencies)}')
+        paths: list[Path] = []
+        for position, dependency in enumerate(dependencies):
+            key = f"dependencies[{position}]"
+            if not isinstance(dependency, str) or not dependency.strip():
+                self._fail(key, f"must be a folder or a package, as a string, not {_json_type(dependency)}")
+            if dependency.startswith((".", "/")):
+                paths.extend(self._local_dependency(key, dependency))
+            else:
+                self._check_installed(key, dependency)
+        return tuple(paths)
+
+    def _local_dependency(self, key: str, dependency: str) -> list[Path]:
+        folder = (self._folder / dependency).resolve()
+        if not folder.is_dir():
+            self._fail(key, f"{dependency!r} is not a folder (looked for {folder})")
+        # A project in the src layout that has not been installed is importable from there only.
+        source = folder / "src"
+        return [folder, source] if source.is_dir() else [folder]
+
+    def _check_installed(self, key: str, requirement: str) -> None:
+        """Warn of a package that is not there: a worker installs nothing."""
+        name = _REQUIREMENT_NAME.match(requirement)
+        if name is None:
+            self._fail(key, f"{requirement!r} is neither a folder (start it with './') nor a package's name")
+        try:
+            importlib.metadata.distribution(name.group())
+        except importlib.metadata.PackageNotFoundError:
+            self._warn(key, f"{requirement!r} is not installed, and a worker installs nothing: pip install it")
+
+    def _env(self, env: object) -> dict[str, str]:
+        if isinstance(env, str):
+            return self._env_file(env)
+        if not isinstance(env, dict):
+            self._fail("env", f"must be an object of strings or the path of an env file, not {_json_type(env)}")
+        for name, value in env.items():
+            if not isinstance(value, str):
+                self._fail(f"env.{name}", f'must be a string (write "{json.dumps(value)}"), not {_json_type(value)}')
+        return env
+
+    def _env_file(self, location: str) -> dict[str, str]:
+        path = (self._folder / location).resolve()
+        if not path.is_file():
+            self._fail("env", f"{location!r} is not a file (looked for {path})")
+        result: dict[str, str] = {}
+        for number, raw in enumerate(self._text(path).splitlines(), start=1):
+            line = raw.strip()
+            if line and not line.startswith("#"):
+                name, value = _env_line(line, f"{path}:{number}")
+                result[name] = value
+        return result
+
+    def _warn(self, key: str, reason: str) -> None:
+        self._warnings.append(f"{self._path}: {key!r} {reason}")
+
+    def _fail(self, key: str | None, problem: str) -> NoReturn:
+        raise GraphLoadError(f"{self._path}: {problem}" if key is None else f"{self._path}: {key!r} {problem}")
+
+
+def _env_line(line: str, place: str) -> tuple[str, str]:
+    """Split one `NAME=value` line of an env file; quotes and comments as python-dotenv has them."""
+    match = _ENV_LINE.fullmatch(line)
+    if match is None:
+        raise GraphLoadError(f"{place}: must be NAME=value, # a comment, or empty")
+    name, value = match.groups()
+    if value[:1] in {"'", '"'}:
+        quoted = _QUOTED.fullmatch(value)
+        if quoted is None:
+            raise GraphLoadError(f"{place}: the value of {name} opens a quote that does not end on its line")
+        text = quoted["text"]
+        if quoted["quote"] == "'":
+            return name, text
+        value = re.sub(r"\\.", lambda found: _ESCAPES.get(found.group(), found.group()), text)
+    else:
+        value = re.sub(r"(^|\s)#.*", "", value).rstrip()
+    if "${" in value:
+        raise GraphLoadError(f"{place}: {name} refers to another variable; write it out, or put it in single quotes")
+    return name, value
+
+
+def _json_type(value: object) -> str:
+    names = {type(None): "nothing", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    kind = names.get(type(value), "a number")
+    return f"an empty {kind.split()[-1]}" if value in ("", [], {}) else kind
+
+
+def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
