@@ -120,7 +120,7 @@ class Client:
         Raises:
             redis.exceptions.RedisError: it cannot.
         """
-        await cast(Any, self._redis.ping())
+        await cast("Any", self._redis.ping())
 
     # -- produce ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Client:
     def _to_write(self, run: PreparedRun) -> Enqueue:
         request = run.request
         retention = run.retention if run.retention is not None else round(self._settings.retention * 1000)
-        # arq's job is {"t": try, "f": function, "a": args, "k": kwargs, "et": enqueue time}, put together by the script.
+        # arq's job: {"t": try, "f": function, "a": args, "k": kwargs, "et": enqueue time}; the script knows the time.
         job_before = f'{{"t": null, "f": "run", "a": [{json.dumps(run.run_id)}], "k": {{}}, "et": '
         return Enqueue(
             run_id=run.run_id,
@@ -232,7 +232,7 @@ class Client:
         if reply.outcome == "missing":
             raise RunNotFound(run_id)
         status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)
-        return StopResult(cast(Any, reply.outcome), status or Status(reply.detail))
+        return StopResult(cast("Any", reply.outcome), status or Status(reply.detail))
 
     # -- consume ------------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Client:
         if "messages" not in info.stream_mode:
             raise InvalidRequest(
                 "run_id",
-                f"run {run_id} streams {', '.join(info.stream_mode)}; enqueue it with stream_mode='messages' (or a list with it)",
+                f"run {run_id} streams {', '.join(info.stream_mode)}; enqueue it with 'messages' among them",
             )
         nodes = None if node is None else frozenset([node] if isinstance(node, str) else node)
         async with self.tail(run_id, after=after) as events:
@@ -309,7 +309,7 @@ class Client:
             RunNotFound: there is no such run, or it expired before its end was seen.
         """
         await self.wait(run_id)
-        result = await cast(Any, self._redis.hget(self._keys.run(check_run_id(run_id)), "result"))
+        result = await cast("Any", self._redis.hget(self._keys.run(check_run_id(run_id)), "result"))
         return None if result is None else from_json(result)
 
     async def get(self, run_id: str) -> RunInfo:
@@ -319,7 +319,7 @@ class Client:
             RunNotFound: there is no such run, or it has expired.
         """
         run_id = check_run_id(run_id)
-        values = await cast(Any, self._redis.hmget(self._keys.run(run_id), *_RECORD))
+        values = await cast("Any", self._redis).hmget(self._keys.run(run_id), *_RECORD)
         if values[_RECORD.index("status")] is None:
             raise RunNotFound(run_id)
         return _info(run_id, values)
@@ -342,14 +342,14 @@ class Client:
     async def _scan(self) -> AsyncIterator[RunInfo]:
         """All runs, the newest first; drops those from the index whose record has expired."""
         start, page = 0, 100
-        while ids := await cast(Any, self._redis.zrevrange(self._keys.runs, start, start + page - 1)):
-            pipe = self._redis.pipeline(transaction=False)
+        while ids := await cast("Any", self._redis.zrevrange(self._keys.runs, start, start + page - 1)):
+            pipe: Any = self._redis.pipeline(transaction=False)
             for run_id in ids:
                 pipe.hmget(self._keys.run(run_id.decode()), *_RECORD)
             records = list(zip(ids, await pipe.execute(), strict=True))
             expired = [run_id for run_id, values in records if values[_RECORD.index("status")] is None]
             if expired:
-                await cast(Any, self._redis.zrem(self._keys.runs, *expired))
+                await cast("Any", self._redis.zrem(self._keys.runs, *expired))
             for run_id, values in records:
                 if values[_RECORD.index("status")] is not None:
                     yield _info(run_id.decode(), values)
@@ -357,7 +357,7 @@ class Client:
 
     async def workers(self) -> list[Mapping[str, str]]:
         """What the live workers say of themselves: id, graphs, slots, running runs, version, times in ms."""
-        ids = await cast(Any, self._redis.zrange(self._keys.workers, 0, -1))
+        ids = await cast("Any", self._redis.zrange(self._keys.workers, 0, -1))
         pipe = self._redis.pipeline(transaction=False)
         for worker_id in ids:
             pipe.hgetall(self._keys.worker(worker_id.decode()))
@@ -390,7 +390,7 @@ def connect(url: str, *, connections: int, retries: int = 5) -> Redis:
             retry_on_error=[RedisConnectionError, RedisTimeoutError] if retries else [],
         )
     except ValueError as error:
-        raise InvalidRequest("url", f"{url.split('@')[-1]!r} is no URL of Redis: {error}") from None
+        raise InvalidRequest("url", f"{url.rsplit('@', maxsplit=1)[-1]!r} is no URL of Redis: {error}") from None
     return Redis.from_pool(pool)
 
 

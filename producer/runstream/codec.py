@@ -5,7 +5,7 @@ An entry of the stream has one field, whose name is the version of the format an
 - `{"m": mode, "n": [namespace], "d": data, "i": [interrupts]}`, where `n` is left out at the root and `i` is there with
   `version="v2"` values only; or
 - a further chunk of a message, told as its difference from the message's first event, the base:
-  `{"b": base id, "t": text}` replaces the base's `content`, `{"b": base id, "d": {field: value}}` replaces those fields.
+  `{"b": base id, "t": text}` replaces the base's `content`, `{"b": base id, "d": {...}}` the fields in it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Decoder:
         if payload is None:
             known = FORMAT.decode()
             raise ProtocolError(
-                f"event {event_id} is in format {b', '.join(fields).decode(errors='replace')!r}, this version reads format "
-                f"{known!r}: it was written by another version of runstream"
+                f"event {event_id} is in format {b', '.join(fields).decode(errors='replace')!r}, "
+                f"this version reads format {known!r}: it was written by another version of runstream"
             )
         try:
             wire = from_json(payload)

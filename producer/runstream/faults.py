@@ -8,8 +8,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises while Redis cannot be reached. (It raises its own error for LOADING as a ConnectionError.)"""
 
-_PASSING = ("OOM ", "LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "BUSY ", "MISCONF ", "NOREPLICAS ",
-            "UNBLOCKED ")  # fmt: skip
+_PASSING = ("OOM ", "LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "BUSY ", "MISCONF ",
+            "NOREPLICAS ", "UNBLOCKED ")  # fmt: skip
 
 
 def is_passing(error: BaseException) -> bool:
@@ -18,4 +18,9 @@ def is_passing(error: BaseException) -> bool:
         return True
     # redis-py cuts the code off some errors that it has a class for; the class's name says the same.
     name = type(error).__name__
-    return str(error).startswith(_PASSING) or name in ("OutOfMemoryError", "ReadOnlyError", "MasterDownError", "TryAgainError")
+    return str(error).startswith(_PASSING) or name in (
+        "OutOfMemoryError",
+        "ReadOnlyError",
+        "MasterDownError",
+        "TryAgainError",
+    )

@@ -117,13 +117,11 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
         InvalidRequest: something is not as it has to be.
     """
     _check_names(options)
-    if not isinstance(graph, str) or not _GRAPH_NAME.fullmatch(graph):
-        raise InvalidRequest("graph", f"{graph!r} is no graph name: letters, digits, '_', '.', '-', at most 128")
     run_id = check_run_id(options["run_id"]) if options.get("run_id") is not None else new_run_id()
     thread_id = _key("thread_id", options.get("thread_id"))
     command = command_to_jsonable(input, "input") if is_command(input) else None
     fields: dict[str, Any] = {
-        "graph": graph,
+        "graph": _graph(graph),
         # The id is not part of the request: the same request under a key again is the same, though ids are made anew.
         "thread_id": thread_id or "",
         "input": None if command is not None else to_jsonable(input, "input"),
@@ -173,9 +171,15 @@ def _check_size(request_json: str, max_bytes: int) -> None:
     if size > max_bytes:
         raise InvalidRequest(
             "input",
-            f"the request is {size:,} bytes of JSON and the limit is {max_bytes:,}; store what is large elsewhere and pass "
-            "a reference, or raise ClientSettings.max_request_bytes",
+            f"the request is {size:,} bytes of JSON and the limit is {max_bytes:,}; store what is large elsewhere and "
+            "pass a reference, or raise ClientSettings.max_request_bytes",
         )
+
+
+def _graph(name: object) -> str:
+    if not isinstance(name, str) or not _GRAPH_NAME.fullmatch(name):
+        raise InvalidRequest("graph", f"{name!r} is no graph name: letters, digits, '_', '.', '-', at most 128")
+    return name
 
 
 def _key(field: str, value: object) -> str | None:
@@ -213,14 +217,16 @@ def _object(field: str, value: object) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise InvalidRequest(field, f"{value!r} must be an object, such as {{'user': 'u-1'}}")
-    return cast(dict[str, Any], to_jsonable(dict(value), field))
+    return cast("dict[str, Any]", to_jsonable(dict(value), field))
 
 
 def _config(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         for name in value:
             if name == "callbacks":
-                raise InvalidRequest("config.callbacks", "callbacks cannot travel to a worker; attach them to the graph")
+                raise InvalidRequest(
+                    "config.callbacks", "callbacks cannot travel to a worker; attach them to the graph"
+                )
             if name not in _CONFIG_KEYS:
                 close = difflib.get_close_matches(str(name), _CONFIG_KEYS, 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
@@ -254,7 +260,7 @@ def _seconds(field: str, value: object) -> float | None:
 
 def _due(delay: object, start_at: object) -> tuple[int, bool]:
     if start_at is None:
-        return (0, False) if delay in (None, 0) else (round(cast(float, _seconds("delay", delay)) * 1000), False)
+        return (0, False) if delay in (None, 0) else (round(cast("float", _seconds("delay", delay)) * 1000), False)
     if delay is not None:
         raise InvalidRequest("start_at", "give a delay or a time, not both")
     if not isinstance(start_at, datetime) or start_at.tzinfo is None:

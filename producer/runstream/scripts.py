@@ -128,15 +128,16 @@ class Scripts:
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
+        # redis-py's types differ from release to release, and say `str` where bytes and numbers go as well.
+        self._redis: Any = redis
         self._keys = keys
 
     async def _run(self, name: ScriptName, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         script = load_script(name)
         try:
-            return await cast(Any, self._redis.evalsha(script.sha, len(keys), *keys, *args))
+            return await self._redis.evalsha(script.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await cast(Any, self._redis.eval(script.text, len(keys), *keys, *args))
+            return await self._redis.eval(script.text, len(keys), *keys, *args)
 
     async def _run_many(self, name: ScriptName, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run one script many times in one round trip; an exception stands in the place of its call's reply."""
@@ -176,7 +177,7 @@ class Scripts:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return [Enqueued(cast(Any, _text(outcome)), _text(run_id)) for outcome, run_id in replies]
+        return [Enqueued(cast("Any", _text(outcome)), _text(run_id)) for outcome, run_id in replies]
 
     async def claim(
         self,
@@ -213,7 +214,9 @@ class Scripts:
         ]
         replies = await self._run_many("append", calls)
         return [
-            reply if isinstance(reply, Exception) else AppendReply(cast(Any, _text(reply[0])), _text(b"".join(reply[1:])))
+            reply
+            if isinstance(reply, Exception)
+            else AppendReply(cast("Any", _text(reply[0])), _text(b"".join(reply[1:])))
             for reply in replies
         ]
 
@@ -257,7 +260,7 @@ class Scripts:
     async def stop(self, run_id: str, reason: str) -> StopReply:
         """Ask that a run end."""
         reply = await self._run("stop", [self._keys.run(run_id), self._keys.leases], [reason])
-        return StopReply(cast(Any, _text(reply[0])), _text(b"".join(reply[1:])))
+        return StopReply(cast("Any", _text(reply[0])), _text(b"".join(reply[1:])))
 
     async def reap(self, *, limit: int, lease: int) -> list[str]:
         """End runs whose lease has expired; the ids of those that ended."""

@@ -1,4 +1,4 @@
-"""Settings: values with defaults. The environment is read here by the functions that entry points call, nowhere else."""
+"""Settings: values with defaults. The environment is read here, by functions that entry points call."""
 
 from __future__ import annotations
 

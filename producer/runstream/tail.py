@@ -2,8 +2,8 @@
 
 A reader first catches up by itself, page by page, and then joins the shared read. Where the shared read has got further
 by then, the reader is told how far, and reads the stretch between by itself before it turns to its buffer; so nothing
-falls between the two, and no reader chases a fast stream for ever. A reader whose buffer overflows loses the buffer, not
-its place: it goes back to catching up from the last event that it was given.
+falls between the two, and no reader chases a fast stream for ever. A reader whose buffer overflows loses the buffer,
+not its place: it goes back to catching up from the last event that it was given.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Tails:
         """Join the shared read from `position` on, or from where it has got to if that is further.
 
         Returns:
-            The id after which events come through the feed; what lies between `position` and it is the reader's to read.
+            The id after which events come through the feed; what lies before it is the reader's to read.
         """
         watch = self._watches.get(feed.run_id)
         if watch is None:
@@ -147,7 +147,7 @@ class Tails:
         """The next events after an id, at most a page of them."""
         key, last = self._keys.events(run_id), "+" if until is None else str(until)
         reply = await self.patiently(lambda: self._calls.xrange(key, f"({after}", last, count=PAGE))
-        return cast(list[Entry], reply)
+        return cast("list[Entry]", reply)
 
     async def decode(self, run_id: str, decoder: Decoder, entry: Entry) -> Event:
         """Decode an entry, fetching the event that it refers to where the decoder has not seen it."""
@@ -156,14 +156,14 @@ class Tails:
             return decoder.decode(event_id, entry[1])
         except MissingBase as missing:
             key, base_id = self._keys.events(run_id), missing.base_id
-            found = cast(list[Entry], await self.patiently(lambda: self._calls.xrange(key, base_id, base_id)))
+            found = cast("list[Entry]", await self.patiently(lambda: self._calls.xrange(key, base_id, base_id)))
             decoder.add_base(base_id, found[0][1] if found else None)
             return decoder.decode(event_id, entry[1])
 
     async def last_id(self, run_id: str) -> EventId:
         """The id of the newest event; 0-0 when there is none yet."""
         key = self._keys.events(run_id)
-        reply = cast(list[Entry], await self.patiently(lambda: self._calls.xrevrange(key, count=1)))
+        reply = cast("list[Entry]", await self.patiently(lambda: self._calls.xrevrange(key, count=1)))
         return EventId.parse(reply[0][0].decode()) if reply else EventId(0, 0)
 
     async def end_of(self, run_id: str) -> EventId | None:
@@ -173,7 +173,7 @@ class Tails:
             RunNotFound: the run has no record.
         """
         key = self._keys.run(run_id)
-        status, end_id = await self.patiently(lambda: cast(Any, self._calls.hmget(key, "status", "end_id")))
+        status, end_id = await self.patiently(lambda: cast("Any", self._calls).hmget(key, "status", "end_id"))
         if status is None:
             raise RunNotFound(run_id)
         return None if end_id is None else EventId.parse(end_id.decode())
@@ -219,7 +219,7 @@ class Tails:
         for run_id, watch in self._watches.items():
             streams[self._keys.events(run_id)] = str(watch.position)
         reply = await self._blocking.xread(streams, count=PAGE, block=_BLOCK_MS)
-        return cast(Iterable[tuple[bytes, list[Entry]]], reply or ())
+        return cast("Iterable[tuple[bytes, list[Entry]]]", reply or ())
 
     async def _deliver(self, reply: Iterable[tuple[bytes, list[Entry]]]) -> None:
         prefix, suffix = len(self._keys.run("")), len(":events")
@@ -267,7 +267,7 @@ class Tails:
             self._fail(run_id, error)
 
     def _wake(self) -> None:
-        """Make the blocked read return, so that it takes in new streams. One stroke serves all that joined before it."""
+        """Make the blocked read return, so that it takes in new streams. One stroke serves all who joined before."""
         self._joined = True
         if self._reading is None or self._reading.done() or (self._waking is not None and not self._waking.done()):
             return

@@ -1,8 +1,8 @@
 """The worker as an arq worker: the only file that imports arq.
 
-arq gives the process its shape: start-up and shutdown, signals, cron jobs, other functions, the health check. Runs do not
-go through arq's own claim, which has the limits told in `docs/PROTOCOL.md`; the `Runner`, started and drained by arq's
-hooks, takes them.
+arq gives the process its shape: start-up and shutdown, signals, cron jobs, other functions, the health check. Runs do
+not go through arq's own claim, which has the limits told in `docs/PROTOCOL.md`; the `Runner`, started and drained by
+arq's hooks, takes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEALTH_INTERVAL = 10
 
 
 def json_serializer(value: Mapping[str, Any]) -> bytes:
-    """arq's jobs and results as JSON, where arq's default is pickle. An exception becomes its type and message."""
+    """Arq's jobs and results as JSON, where arq's default is pickle. An exception becomes its type and message."""
     return json.dumps(value, default=_exception).encode()
 
 

@@ -1,6 +1,6 @@
 """One attempt of one run, from the claim to the end. A newcomer reads this file first.
 
-    claimed -> request -> graph -> chunks -> publisher, watched by the guard -> outcome -> finish
+claimed -> request -> graph -> chunks -> publisher, watched by the guard -> outcome -> finish
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from runstream.errors import ProtocolError, RunstreamError
+from runstream.faults import is_passing
 from runstream.model import EventId
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Scripts
-from runstream.faults import is_passing
 from runstream_worker.arguments import to_command
 from runstream_worker.chunks import chunks
 from runstream_worker.graphs import GraphSource
@@ -68,7 +68,7 @@ class Attempt:
         try:
             request = self._request()
         except ProtocolError as error:
-            _logger.error("run %s cannot be read: %s", self.run_id, error)
+            _logger.warning("run %s cannot be read: %s", self.run_id, error)
             return await self._finish(failed(error))
         outcome = await self._supervise(request)
         if outcome is None:
@@ -81,7 +81,9 @@ class Attempt:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "request"
-            raise ProtocolError(f"the request was written by another version of runstream: {place}: {first['msg']}") from None
+            raise ProtocolError(
+                f"the request was written by another version of runstream: {place}: {first['msg']}"
+            ) from None
 
     async def _supervise(self, request: RunRequest) -> Outcome | None:
         """Run the graph until it ends or the guard says so; a graph that ignores its cancellation is left behind."""
@@ -148,7 +150,7 @@ class Attempt:
     def _config(self, request: RunRequest) -> RunnableConfig:
         configurable = {**request.config.get("configurable", {}), "thread_id": request.thread_id}
         slow_down = _SlowDown(self._publisher)
-        return RunnableConfig(**{**request.config, "configurable": configurable, "callbacks": [slow_down]})
+        return cast("RunnableConfig", {**request.config, "configurable": configurable, "callbacks": [slow_down]})
 
     async def _finish(self, outcome: Outcome) -> Outcome | None:
         """Write the end, once, however often it takes; None when the run is not this attempt's any more."""
@@ -180,7 +182,7 @@ class _SlowDown(AsyncCallbackHandler):
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    async def on_llm_new_token(self, token: str, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
+    async def on_llm_new_token(self, token: object, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
         """Wait for room."""
         await self._publisher.room()
 

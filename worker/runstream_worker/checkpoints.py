@@ -43,7 +43,8 @@ async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSave
         yield InMemorySaver()
     else:
         raise InvalidRequest(
-            "checkpointer", f"{url!r} must begin with sqlite:///, postgresql:// or memory://, such as sqlite:///threads.db"
+            "checkpointer",
+            f"{url!r} must begin with sqlite:///, postgresql:// or memory://, such as sqlite:///threads.db",
         )
 
 
@@ -55,7 +56,9 @@ async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         raise InvalidRequest("checkpointer", f"{url!r} needs the extra: pip install 'runstream[sqlite]'") from None
     path = Path(url.removeprefix("sqlite:///"))
     if not url.startswith("sqlite:///") or not path.name:
-        raise InvalidRequest("checkpointer", f"{url!r} names no file; write sqlite:///threads.db or sqlite:////var/threads.db")
+        raise InvalidRequest(
+            "checkpointer", f"{url!r} names no file; write sqlite:///threads.db or sqlite:////var/threads.db"
+        )
     if not path.parent.is_dir():
         raise InvalidRequest("checkpointer", f"{url!r}: the folder {str(path.parent)!r} does not exist")
     async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
@@ -73,7 +76,9 @@ async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         from psycopg.rows import DictRow, dict_row  # noqa: PLC0415
         from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
     except ImportError:
-        raise InvalidRequest("checkpointer", f"{url.split('@')[-1]!r} needs the extra: pip install 'runstream[postgres]'") from None
+        raise InvalidRequest(
+            "checkpointer", f"{url.rsplit('@', maxsplit=1)[-1]!r} needs the extra: pip install 'runstream[postgres]'"
+        ) from None
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
         url,
         min_size=1,

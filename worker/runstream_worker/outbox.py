@@ -103,7 +103,9 @@ class Publisher:
         if self._closed or not self._waiting:
             return None
         self._on_its_way = min(len(self._waiting), _BATCH_EVENTS)
-        return Append(self.run_id, self.attempt, self._sent + 1, list(itertools.islice(self._waiting, self._on_its_way)))
+        return Append(
+            self.run_id, self.attempt, self._sent + 1, list(itertools.islice(self._waiting, self._on_its_way))
+        )
 
     def settle(self, reply: AppendReply) -> None:
         """Take the reply to the batch that was on its way."""
@@ -146,7 +148,9 @@ class Outbox:
         on_fault: is told, once per outage, that Redis refuses or is away.
     """
 
-    def __init__(self, scripts: Scripts, *, byte_limit: int, on_fault: Callable[[Exception], None] | None = None) -> None:
+    def __init__(
+        self, scripts: Scripts, *, byte_limit: int, on_fault: Callable[[Exception], None] | None = None
+    ) -> None:
         self._scripts = scripts
         self._byte_limit = byte_limit
         self._on_fault = on_fault or _log_fault

@@ -1,12 +1,14 @@
 """The worker's pulse: renews its leases and looks for those of others that have expired, once per beat.
 
-It beats in a thread with an event loop and a connection of its own, so that user code that blocks the worker's loop does
-not cost the worker its runs. A loop that stays blocked for longer than a limit does: then somebody else should have them.
+It beats in a thread with an event loop and a connection of its own, so that user code that blocks the worker's loop
+does not cost the worker its runs. A loop that stays blocked for longer than a limit does: then somebody else should
+have them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -55,7 +57,9 @@ class Pulse:
         self._about = about
         self._on_reply = on_reply
         self._alive_at = time.monotonic()
-        self._quit = threading.Event()
+        self._running = threading.Event()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._quit: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._main, name="runstream-pulse", daemon=True)
         self._watched: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,9 +74,15 @@ class Pulse:
         """Stop beating and sign the worker off."""
         if self._watched is not None:
             self._watched.cancel()
-        self._quit.set()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        self._running.wait()
+        if self._own_loop is not None and self._quit is not None:
+            # The thread may have ended by itself, and its loop with it.
+            with contextlib.suppress(RuntimeError):
+                self._own_loop.call_soon_threadsafe(self._quit.set)
+        self._thread.join()
 
     async def _show_life(self) -> None:
         while True:
@@ -83,19 +93,22 @@ class Pulse:
         asyncio.run(self._beat_until_quit())
 
     async def _beat_until_quit(self) -> None:
+        quit_ = self._quit = asyncio.Event()
+        self._own_loop = asyncio.get_running_loop()
+        self._running.set()
         redis = connect(self._settings.redis_url, connections=1, retries=0)
         keys = Keys(self._settings.namespace)
         scripts = Scripts(redis, keys)
         try:
-            while not self._quit.is_set():
+            while not quit_.is_set():
                 began = time.monotonic()
                 try:
                     await self._beat(scripts)
                 except (RedisError, OSError) as error:
                     _logger.warning("cannot renew leases, trying again: %s: %s", type(error).__name__, error)
-                # In slices, so that a stop is quick; a thread's event cannot be awaited.
-                while not self._quit.is_set() and time.monotonic() - began < self._settings.beat_interval:
-                    await asyncio.sleep(0.02)
+                rest = self._settings.beat_interval - (time.monotonic() - began)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(quit_.wait(), max(rest, 0.01))
             await self._sign_off(redis, keys)
         finally:
             await redis.aclose()

@@ -1,7 +1,7 @@
 """The worker: claims due runs while it has free slots, executes them, and lets them end when it is asked to leave.
 
-Three loops, each with one thing to wait for: the claim waits for the bell of its graphs, the stops wait for the worker's
-own bell, the outbox waits for events. The pulse beats beside them, in its thread.
+Three loops, each with one thing to wait for: the claim waits for the bell of its graphs, the stops wait for the
+worker's own bell, the outbox waits for events. The pulse beats beside them, in its thread.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import version
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from runstream import __version__
 from runstream.client import connect
 from runstream.keys import Keys
 from runstream.scripts import BeatReply, Claimed, Scripts
@@ -96,10 +96,10 @@ class Runner:
         bell = self._keys.worker_bell(self.worker_id)
         while True:
             with contextlib.suppress(RedisError, OSError):
-                stroke = await cast(Any, self._bells.blpop([bell], timeout=_STOP_WAIT))
+                stroke = await cast("Any", self._bells).blpop([bell], timeout=_STOP_WAIT)
                 if stroke is not None:
                     run_key = stroke[1].decode()
-                    reason = await cast(Any, self._redis.hget(run_key, "stop"))
+                    reason = await cast("Any", self._redis.hget(run_key, "stop"))
                     self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode())
                 continue
             # A stroke that is missed while Redis is away is made up for by the next beat.
@@ -149,7 +149,7 @@ class Runner:
 
     async def _bell(self, wait: float) -> None:
         bells = [self._keys.bell(graph) for graph in self._graphs]
-        await cast(Any, self._redis.blpop(bells, timeout=wait))
+        await cast("Any", self._redis).blpop(bells, timeout=wait)
 
     def _start(self, claimed: Claimed) -> None:
         attempt = Attempt(claimed, self._means)
@@ -187,13 +187,17 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         claims = await _connected(stack, settings.redis_url, connections=1, retries=0)
         bells = await _connected(stack, settings.redis_url, connections=1, retries=0)
         sending = await _connected(stack, settings.redis_url, connections=1, retries=0)
-        await cast(Any, calls.ping())
+        await cast("Any", calls.ping())
         checkpointer = await stack.enter_async_context(open_checkpointer(settings.checkpointer_url))
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
         means = Means(graphs, checkpointer, Scripts(calls, keys), outbox, settings)
         runner = Runner(new_worker_id(), list(graphs), claims, bells, means)
         pulse = Pulse(
-            runner.worker_id, settings, runs=lambda: runner.running, about=_about(graphs, settings), on_reply=runner.on_beat
+            runner.worker_id,
+            settings,
+            runs=lambda: runner.running,
+            about=_about(graphs, settings),
+            on_reply=runner.on_beat,
         )
         loops = [asyncio.create_task(outbox.run()), asyncio.create_task(runner.hear_stops())]
         stack.push_async_callback(_cancel, loops)
@@ -224,6 +228,6 @@ def _about(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> dict[
         "pid": os.getpid(),
         "graphs": ",".join(graphs),
         "concurrency": settings.concurrency,
-        "version": version("runstream"),
+        "version": __version__,
         "started_at": time.time_ns() // 1_000_000,
     }

