@@ -134,7 +134,9 @@ class MessageFolder:
         self._bases.pop(key, None)
         if len(self._bases) >= self._open_messages:
             del self._bases[next(iter(self._bases))]
-        self._bases[key] = _Base(event_id, metadata, metadata_json, fields, _comparable_rest(message))
+        # What orjson returns occupies 4 KiB for as long as it is kept, however short it is; a copy has its own size.
+        kept = {name: bytes(memoryview(value)) for name, value in fields.items()}
+        self._bases[key] = _Base(event_id, metadata, metadata_json, kept, _comparable_rest(message))
         return Full(b"[%b,%b]" % (_object(fields), metadata_json))
 
 
