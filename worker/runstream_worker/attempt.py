@@ -18,6 +18,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import EmptyInputError
+from langgraph.pregel import Pregel
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -26,7 +27,7 @@ from runstream.faults import is_passing
 from runstream.model import EventId
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Scripts
-from runstream_worker.arguments import to_command
+from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.chunks import chunks
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause, Guard
@@ -132,7 +133,7 @@ class Attempt:
         async with source.open(config, checkpointer=self._means.checkpointer) as graph:
             stream = chunks(
                 graph,
-                request.input if request.command is None else to_command(request.command),
+                await _input(graph, request, config),
                 config,
                 # The final values and the interrupts are needed even where nobody asked to see them.
                 modes=list(dict.fromkeys([*request.stream_mode, "values", "updates"])),
@@ -185,6 +186,14 @@ class _SlowDown(AsyncCallbackHandler):
     async def on_llm_new_token(self, token: object, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
         """Wait for room."""
         await self._publisher.room()
+
+
+async def _input(graph: Pregel[Any, Any, Any, Any], request: RunRequest, config: RunnableConfig) -> object:
+    """What `astream` is given: the input, the command, or nothing."""
+    if request.command is None:
+        return request.input
+    interrupts = (await graph.aget_state(config)).interrupts if needs_pending(request.command) else ()
+    return to_command(request.command, pending=[interrupt.id for interrupt in interrupts])
 
 
 def _options(request: RunRequest) -> dict[str, Any]:
