@@ -83,10 +83,11 @@ def port_of(url: str) -> int:
     return port
 
 
-def descendants(pid: int, count: int) -> list[psutil.Process]:
-    """The processes below `pid`: the guard first, then its server."""
-    found = psutil.Process(pid).children(recursive=True)
-    assert len(found) == count
+def newest_server(pid: int) -> list[psutil.Process]:
+    """The processes of the server that `pid` started last: the guard first, then the server itself."""
+    guard = max(psutil.Process(pid).children(), key=psutil.Process.create_time)
+    found = [guard, *guard.children(recursive=True)]
+    assert len(found) == 2
     return found
 
 
@@ -123,7 +124,7 @@ def test_the_description_does_not_tell_the_password(running: EmbeddedRedis) -> N
     password = urlsplit(running.url).password
     assert password
     assert password not in running.describe()
-    guard, server = descendants(os.getpid(), 2)
+    guard, server = newest_server(os.getpid())
     assert password not in " ".join([*guard.cmdline(), *server.cmdline()])
 
 
@@ -136,7 +137,7 @@ def test_a_real_server_refuses_whoever_lacks_the_password(running: EmbeddedRedis
 
 
 def test_listens_on_the_loopback_address_and_not_on_the_well_known_port(running: EmbeddedRedis) -> None:
-    _, server = descendants(os.getpid(), 2)
+    _, server = newest_server(os.getpid())
     listening = {
         (c.laddr.ip, c.laddr.port) for c in server.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN
     }
@@ -162,7 +163,7 @@ def test_stop_leaves_nothing_behind_and_may_be_repeated(kind: EmbeddedKind) -> N
     instance = EmbeddedRedis(prefer=kind)
     instance.stop()
     instance.start()
-    processes = descendants(os.getpid(), 2)
+    processes = newest_server(os.getpid())
     directory = Path(processes[-1].cwd())
     first_url = instance.url
     assert instance.start().url == first_url
@@ -175,7 +176,7 @@ def test_stop_leaves_nothing_behind_and_may_be_repeated(kind: EmbeddedKind) -> N
 
 def test_stop_after_the_server_has_died(kind: EmbeddedKind) -> None:
     with EmbeddedRedis(prefer=kind):
-        processes = descendants(os.getpid(), 2)
+        processes = newest_server(os.getpid())
         directory = Path(processes[-1].cwd())
         processes[-1].kill()
         assert_gone(processes, directory)
@@ -183,7 +184,7 @@ def test_stop_after_the_server_has_died(kind: EmbeddedKind) -> None:
 
 def test_a_terminated_guard_takes_the_server_with_it(kind: EmbeddedKind) -> None:
     with EmbeddedRedis(prefer=kind):
-        processes = descendants(os.getpid(), 2)
+        processes = newest_server(os.getpid())
         directory = Path(processes[-1].cwd())
         processes[0].terminate()
         assert_gone(processes, directory)
@@ -192,7 +193,7 @@ def test_a_terminated_guard_takes_the_server_with_it(kind: EmbeddedKind) -> None
 def test_killing_the_parent_ends_the_server(parent: subprocess.Popen[str]) -> None:
     assert parent.stdout is not None
     url = parent.stdout.readline().strip()
-    processes = descendants(parent.pid, 2)
+    processes = newest_server(parent.pid)
     directory = Path(processes[-1].cwd())
     assert directory.name.startswith("runstream-redis-")
     parent.kill()
@@ -204,7 +205,7 @@ def test_killing_the_parent_ends_the_server(parent: subprocess.Popen[str]) -> No
 def test_interrupting_the_parents_process_group_leaves_the_end_to_the_parent(parent: subprocess.Popen[str]) -> None:
     assert parent.stdout is not None
     parent.stdout.readline()
-    processes = descendants(parent.pid, 2)
+    processes = newest_server(parent.pid)
     directory = Path(processes[-1].cwd())
     assert os.getpgid(parent.pid) == parent.pid
     assert parent.pid not in {os.getpgid(process.pid) for process in processes}
@@ -264,9 +265,10 @@ def test_a_server_that_does_not_start(
     executable.write_text(f"#!/bin/sh\n{script}\n")
     executable.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    before = psutil.Process().children()
     with pytest.raises(EmbeddedRedisError, match=message):
         EmbeddedRedis(startup_timeout=timeout).start()
-    descendants(os.getpid(), 0)
+    assert psutil.Process().children() == before
 
 
 def test_before_the_start_there_is_nothing_to_tell() -> None:
