@@ -1,0 +1,40 @@
+"""The contract is tried on a real Redis and on the stand-in, by the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from runstream import Client, ClientSettings
+from runstream.client import connect
+from runstream.keys import Keys
+from runstream.scripts import Scripts
+
+
+@pytest.fixture(params=["redis", "fakeredis"])
+def any_redis_url(request: pytest.FixtureRequest) -> str:
+    """Both, one after the other."""
+    url: str = request.getfixturevalue("redis_url" if request.param == "redis" else "fakeredis_url")
+    return url
+
+
+@pytest.fixture
+def keys(namespace: str) -> Keys:
+    """The keys of the test's namespace."""
+    return Keys(namespace)
+
+
+@pytest.fixture
+async def scripts(any_redis_url: str, keys: Keys) -> AsyncIterator[Scripts]:
+    """The scripts on a connection of their own."""
+    redis = connect(any_redis_url, connections=4)
+    yield Scripts(redis, keys)
+    await redis.aclose()
+
+
+@pytest.fixture
+async def any_client(any_redis_url: str, namespace: str) -> AsyncIterator[Client]:
+    """A client, on both."""
+    async with Client(any_redis_url, settings=ClientSettings(namespace=namespace)) as client:
+        yield client
