@@ -3,8 +3,8 @@
 Tests drive the real client against it over real HTTP, so that what they see of tokens, tool calls, rate limits, silence
 and broken connections is what the client makes of them:
 
-    async with OpenAIServer([Status(429, retry_after=0.01), Text(["Hel", "lo"])]) as server:
-        model = ChatOpenAI(model="test", base_url=server.url, api_key="test")
+    async with OpenAIServer([Status(429, retry_after=0.01), Text(["Hel", "lo"])]) as server, server.model() as model:
+        await model.ainvoke("hello")
 
 The script is a list, one reply per request, or a function of the request's JSON. A script that is used up answers 400,
 which clients do not retry.
@@ -16,11 +16,14 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
+
+import openai
+from langchain_openai import ChatOpenAI
 
 _CREATED = 1_700_000_000
 _ARGUMENT_PIECE = 8  # characters of a tool call's arguments per chunk
@@ -135,6 +138,17 @@ class OpenAIServer:
         """How many are open."""
         return len(self._connections)
 
+    @asynccontextmanager
+    async def model(self, **options: Any) -> AsyncIterator[ChatOpenAI]:
+        """A `ChatOpenAI` that talks to this server, without retries unless `options` say otherwise.
+
+        It has connections of its own, and they are closed at the end. Left to itself, `ChatOpenAI` takes its HTTP
+        client from a cache that outlives the event loop, and nothing ever closes that client's connections.
+        """
+        async with openai.DefaultAsyncHttpxClient() as http:
+            defaults = {"model": "test", "base_url": self.url, "api_key": "test", "max_retries": 0}
+            yield ChatOpenAI(**{**defaults, "http_async_client": http, **options})
+
     async def request(self, number: int) -> Request:
         """The request of that number, from 0, once it has come in."""
         async with self._arrived:
@@ -238,7 +252,8 @@ async def _send_stream(connection: _Connection, request: Request, reply: _Answer
 
     await connection.start_stream()
     await send({"role": "assistant", "content": None if isinstance(reply, ToolCalls) else "", "refusal": None})
-    async for delta in _deltas(reply, request):
+    for delta in _deltas(reply, request):
+        await asyncio.sleep(_delay(reply))
         await send(delta)
     if isinstance(reply, Stall | Cut):
         return
@@ -248,24 +263,18 @@ async def _send_stream(connection: _Connection, request: Request, reply: _Answer
     await connection.end_stream()
 
 
-async def _deltas(reply: _Answer, request: Request) -> AsyncIterator[dict[str, Any]]:
+def _deltas(reply: _Answer, request: Request) -> Iterator[dict[str, Any]]:
     match reply:
-        case Text(tokens, delay):
-            for token in tokens:
-                await asyncio.sleep(delay)
-                yield {"content": token}
+        case Text(tokens):
+            yield from ({"content": token} for token in tokens)
         case Stall(after_tokens, tokens) | Cut(after_tokens, tokens):
-            for token in tokens[:after_tokens]:
-                yield {"content": token}
+            yield from ({"content": token} for token in tokens[:after_tokens])
         case Refusal(text):
-            for word in re.findall(r"\s*\S+", text):
-                yield {"refusal": word}
+            yield from ({"refusal": word} for word in re.findall(r"\s*\S+", text))
         case ToolCalls(calls, text):
-            for token in text:
-                yield {"content": token}
+            yield from ({"content": token} for token in text)
             for index, call in enumerate(calls):
-                for delta in _call_deltas(index, call, _call_id(call, request, index)):
-                    yield delta
+                yield from _call_deltas(index, call, _call_id(call, request, index))
 
 
 def _call_deltas(index: int, call: ToolCall, call_id: str) -> Iterator[dict[str, Any]]:
@@ -282,7 +291,8 @@ async def _send_whole(connection: _Connection, request: Request, reply: _Answer)
     if isinstance(reply, Stall):
         return
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
-    async for delta in _deltas(reply, request):
+    for delta in _deltas(reply, request):
+        await asyncio.sleep(_delay(reply))
         for key in ("content", "refusal"):
             if key in delta:
                 message[key] = (message[key] or "") + delta[key]
@@ -309,6 +319,10 @@ async def _send_whole(connection: _Connection, request: Request, reply: _Answer)
 
 def _call_id(call: ToolCall, request: Request, index: int) -> str:
     return call.id or f"call_{request.number}_{index}"
+
+
+def _delay(reply: _Answer) -> float:
+    return reply.delay if isinstance(reply, Text) else 0.0
 
 
 def _finish_reason(reply: _Answer) -> str:
