@@ -94,6 +94,7 @@ class Client:
             self._keys,
             buffer=self._settings.read_buffer,
             reconnect_timeout=self._settings.reconnect_timeout,
+            probe_interval=self._settings.probe_interval,
         )
 
     @classmethod
@@ -252,6 +253,11 @@ class Client:
             raise InvalidRequest("live", "give an id to go on from, or live=True, not both")
         cursor = EventId.parse(after) if after is not None else None
         return self._tails.open(check_run_id(run_id), after=cursor, live=live)
+
+    @property
+    def tails_watching(self) -> int:
+        """How many readers of this client are caught up and wait for news: a figure for metrics."""
+        return self._tails.watching
 
     async def text(
         self, run_id: str, *, node: str | Sequence[str] | None = None, after: str | None = None

@@ -22,6 +22,7 @@ class ClientSettings:
         max_request_bytes: a request (input, config, context and so on, as JSON) over this size is refused.
         read_buffer: how many events wait for a slow reader before it goes back to reading the stream by itself.
         reconnect_timeout: how long a reader waits for a Redis that is away before it gives up.
+        probe_interval: how often readers make sure that what they wait for still exists; 10 at most.
         connections: how many connections the client's calls share; all tails together use one more.
     """
 
@@ -31,6 +32,7 @@ class ClientSettings:
     max_request_bytes: int = 1024 * 1024
     read_buffer: int = 1000
     reconnect_timeout: float = 60.0
+    probe_interval: float = 5.0
     connections: int = 2
 
 

@@ -24,12 +24,11 @@ from runstream.errors import ProtocolError, RunNotFound, RunstreamError
 from runstream.faults import AWAY, is_passing
 from runstream.keys import Keys
 from runstream.model import Event, EventId
+from runstream.tasks import cancel
 
-_BLOCK_MS = 5_000
 PAGE = 500
 """How many events a reader that catches up asks for at once."""
 _WAKE_TTL_MS = 60_000
-_PROBE_EVERY = 15.0
 _RETRY_DELAY = 0.05
 _RETRY_DELAY_MAX = 1.0
 
@@ -85,14 +84,18 @@ class Tails:
         keys: the cell's keys.
         buffer: how many events wait for a slow reader.
         reconnect_timeout: seconds that Redis may be away before readers are told.
+        probe_interval: how often, in seconds, it is looked whether the runs that are watched still exist.
     """
 
-    def __init__(self, calls: Redis, blocking: Redis, keys: Keys, *, buffer: int, reconnect_timeout: float) -> None:
+    def __init__(
+        self, calls: Redis, blocking: Redis, keys: Keys, *, buffer: int, reconnect_timeout: float, probe_interval: float
+    ) -> None:
         self._calls = calls
         self._blocking = blocking
         self._keys = keys
         self._buffer = buffer
         self._reconnect_timeout = reconnect_timeout
+        self._probe_interval = probe_interval
         self._watches: dict[str, _Watch] = {}
         self._wake_key = keys.wake(secrets.token_hex(8))
         self._wake_position = "0-0"
@@ -101,6 +104,11 @@ class Tails:
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def watching(self) -> int:
+        """How many readers take part in the shared read."""
+        return sum(len(watch.feeds) for watch in self._watches.values())
+
     def open(self, run_id: str, *, after: EventId | None, live: bool) -> EventStream:
         """A reader of one run; it reads nothing before it is iterated."""
         return EventStream(self, run_id, after=after, live=live)
@@ -108,10 +116,7 @@ class Tails:
     async def aclose(self) -> None:
         """End the shared read; readers that still wait are told that the client is closed."""
         self._closed = True
-        tasks = [task for task in (self._reading, self._waking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([self._reading, self._waking])
         self._fail_all(RunstreamError("the client is closed"))
         await self._blocking.aclose()
 
@@ -195,13 +200,13 @@ class Tails:
         """The shared read: goes on while there is somebody to read for."""
         loop = asyncio.get_running_loop()
         away_since: float | None = None
-        delay, next_probe = _RETRY_DELAY, loop.time() + _PROBE_EVERY
+        delay, next_probe = _RETRY_DELAY, loop.time() + self._probe_interval
         while self._watches:
             try:
                 await self._deliver(await self._read_once())
                 if loop.time() > next_probe:
                     await self._probe()
-                    next_probe = loop.time() + _PROBE_EVERY
+                    next_probe = loop.time() + self._probe_interval
                 away_since, delay = None, _RETRY_DELAY
             except AWAY as error:
                 away_since = away_since or loop.time()
@@ -218,7 +223,7 @@ class Tails:
         streams: dict[Any, Any] = {self._wake_key: self._wake_position}
         for run_id, watch in self._watches.items():
             streams[self._keys.events(run_id)] = str(watch.position)
-        reply = await self._blocking.xread(streams, count=PAGE, block=_BLOCK_MS)
+        reply = await self._blocking.xread(streams, count=PAGE, block=round(self._probe_interval * 1000))
         return cast("Iterable[tuple[bytes, list[Entry]]]", reply or ())
 
     async def _deliver(self, reply: Iterable[tuple[bytes, list[Entry]]]) -> None:

@@ -27,6 +27,7 @@ from runstream.faults import is_passing
 from runstream.model import EventId
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Scripts
+from runstream.tasks import cancel
 from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.chunks import chunks
 from runstream_worker.graphs import GraphSource
@@ -36,6 +37,8 @@ from runstream_worker.outcome import FinalState, Outcome, broken_off, failed
 from runstream_worker.settings import WorkerSettings
 
 _FINISH_RETRY = 0.1
+_CANCEL_AGAIN_AFTER = 0.5
+"""Long enough for a node that cleans up when it is cancelled, in seconds."""
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -105,9 +108,10 @@ class Attempt:
         return self._outcome_of(work) if came_to_end or self.guard.cause is None else broken_off(self.guard)
 
     async def _cancel(self, work: asyncio.Task[Outcome]) -> None:
-        work.cancel()
-        done, _ = await asyncio.wait({work}, timeout=self._means.settings.cancel_grace)
-        if not done:
+        try:
+            async with asyncio.timeout(self._means.settings.cancel_grace):
+                await cancel([work], again_after=_CANCEL_AGAIN_AFTER)
+        except TimeoutError:
             _logger.warning("run %s: the graph does not react to its cancellation and is left behind", self.run_id)
         self._publisher.seal()
         work.add_done_callback(_look_at)

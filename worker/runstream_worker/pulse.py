@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from runstream.client import connect
 from runstream.keys import Keys
 from runstream.scripts import BeatReply, Scripts
+from runstream.tasks import cancel
 from runstream_worker.settings import WorkerSettings
 
 RUNNING_TTL = 7 * 24 * 3600.0
@@ -72,8 +73,7 @@ class Pulse:
 
     async def stop(self) -> None:
         """Stop beating and sign the worker off."""
-        if self._watched is not None:
-            self._watched.cancel()
+        await cancel([self._watched])
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:

@@ -24,6 +24,7 @@ from runstream import __version__
 from runstream.client import connect
 from runstream.keys import Keys
 from runstream.scripts import BeatReply, Claimed, Scripts
+from runstream.tasks import cancel
 from runstream_worker.attempt import Attempt, Means
 from runstream_worker.checkpoints import open_checkpointer
 from runstream_worker.graphs import GraphSource
@@ -73,9 +74,7 @@ class Runner:
 
     async def drain(self, grace: float) -> None:
         """Take no more runs; give those that are running some time; then end the rest."""
-        if self._claiming is not None:
-            self._claiming.cancel()
-            await asyncio.gather(self._claiming, return_exceptions=True)
+        await cancel([self._claiming])
         if self._attempts:
             _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
             await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
@@ -200,7 +199,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             on_reply=runner.on_beat,
         )
         loops = [asyncio.create_task(outbox.run()), asyncio.create_task(runner.hear_stops())]
-        stack.push_async_callback(_cancel, loops)
+        stack.push_async_callback(cancel, loops)
         pulse.start()
         stack.push_async_callback(pulse.stop)
         runner.start_claiming()
@@ -214,12 +213,6 @@ async def _connected(stack: AsyncExitStack, url: str, *, connections: int, retri
     redis = connect(url, connections=connections, retries=retries)
     stack.push_async_callback(redis.aclose)
     return redis
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _about(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> dict[str, str | int]:
