@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack, cast, overload
+from typing import Any, Self, TypeVar, Unpack, cast, overload
 
-from pydantic_core import from_json
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
+from runstream.connection import connect
 from runstream.errors import (
     InvalidRequest,
     RunErrored,
@@ -26,18 +20,18 @@ from runstream.errors import (
     RunStopped,
     RunTimedOut,
 )
+from runstream.faults import patiently
 from runstream.keys import Keys
-from runstream.model import ErrorInfo, EventId, RunInfo, Status, StopResult, check_run_id, from_ms
+from runstream.model import EventId, RunInfo, Status, StopResult, check_run_id
+from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, prepare
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, namespace_from_environment, redis_url_from_environment
 from runstream.tail import EventStream, Tails
 from runstream.text import text_of
 
-_RECORD = (
-    "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
-    "ended_at", "error", "stop", "seq", "bytes",
-)  # fmt: skip
+_T = TypeVar("_T")
+
 _FAILURES: dict[Status, tuple[type[RunFailedError], str]] = {
     Status.ERROR: (RunErrored, "failed"),
     Status.STOPPED: (RunStopped, "was stopped"),
@@ -88,9 +82,10 @@ class Client:
         self._url = url or redis_url_from_environment()
         self._redis = connect(self._url, connections=self._settings.connections)
         self._scripts = Scripts(self._redis, self._keys)
+        self._records = Records(self._redis, self._keys, self._call)
         self._tails = Tails(
             self._redis,
-            connect(self._url, connections=1, retries=0),
+            connect(self._url, connections=1),
             self._keys,
             buffer=self._settings.read_buffer,
             reconnect_timeout=self._settings.reconnect_timeout,
@@ -121,7 +116,10 @@ class Client:
         Raises:
             redis.exceptions.RedisError: it cannot.
         """
-        await cast("Any", self._redis.ping())
+        await self._call(lambda: cast("Any", self._redis).ping())
+
+    async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        return await patiently(call, self._settings.call_timeout)
 
     # -- produce ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +148,8 @@ class Client:
         prepared = [prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs]
         if not prepared:
             return []
-        replies = await self._scripts.enqueue([self._to_write(run) for run in prepared])
+        to_write = [self._to_write(run) for run in prepared]
+        replies = await self._call(lambda: self._scripts.enqueue(to_write))
         enqueued = []
         for run, reply in zip(prepared, replies, strict=True):
             if reply.outcome == "taken":
@@ -229,7 +228,7 @@ class Client:
             RunNotFound: there is no such run.
         """
         run_id = check_run_id(run_id)
-        reply = await self._scripts.stop(run_id, reason)
+        reply = await self._call(lambda: self._scripts.stop(run_id, reason))
         if reply.outcome == "missing":
             raise RunNotFound(run_id)
         status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)
@@ -315,8 +314,7 @@ class Client:
             RunNotFound: there is no such run, or it expired before its end was seen.
         """
         await self.wait(run_id)
-        result = await cast("Any", self._redis.hget(self._keys.run(check_run_id(run_id)), "result"))
-        return None if result is None else from_json(result)
+        return await self._records.result(check_run_id(run_id))
 
     async def get(self, run_id: str) -> RunInfo:
         """The run's record.
@@ -324,11 +322,7 @@ class Client:
         Raises:
             RunNotFound: there is no such run, or it has expired.
         """
-        run_id = check_run_id(run_id)
-        values = await cast("Any", self._redis).hmget(self._keys.run(run_id), *_RECORD)
-        if values[_RECORD.index("status")] is None:
-            raise RunNotFound(run_id)
-        return _info(run_id, values)
+        return await self._records.get(check_run_id(run_id))
 
     async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
         """The newest runs, the newest first.
@@ -338,94 +332,19 @@ class Client:
             status: only those in this state.
         """
         found: list[RunInfo] = []
-        async for info in self._scan():
+        async for info in self._records.newest_first():
             if status is None or info.status == status:
                 found.append(info)
             if len(found) >= limit:
                 break
         return found
 
-    async def _scan(self) -> AsyncIterator[RunInfo]:
-        """All runs, the newest first; drops those from the index whose record has expired."""
-        start, page = 0, 100
-        while ids := await cast("Any", self._redis.zrevrange(self._keys.runs, start, start + page - 1)):
-            pipe: Any = self._redis.pipeline(transaction=False)
-            for run_id in ids:
-                pipe.hmget(self._keys.run(run_id.decode()), *_RECORD)
-            records = list(zip(ids, await pipe.execute(), strict=True))
-            expired = [run_id for run_id, values in records if values[_RECORD.index("status")] is None]
-            if expired:
-                await cast("Any", self._redis.zrem(self._keys.runs, *expired))
-            for run_id, values in records:
-                if values[_RECORD.index("status")] is not None:
-                    yield _info(run_id.decode(), values)
-            start += page - len(expired)
-
     async def workers(self) -> list[Mapping[str, str]]:
         """What the live workers say of themselves: id, graphs, slots, running runs, version, times in ms."""
-        ids = await cast("Any", self._redis.zrange(self._keys.workers, 0, -1))
-        pipe = self._redis.pipeline(transaction=False)
-        for worker_id in ids:
-            pipe.hgetall(self._keys.worker(worker_id.decode()))
-        records = await pipe.execute() if ids else []
-        return [
-            {"id": worker_id.decode(), **{field.decode(): value.decode() for field, value in record.items()}}
-            for worker_id, record in zip(ids, records, strict=True)
-            if record
-        ]
-
-
-def connect(url: str, *, connections: int, retries: int = 5) -> Redis:
-    """A redis client as runstream needs one: bytes in and out, RESP2, a bounded pool, time limits, quiet retries.
-
-    Raises:
-        InvalidRequest: the URL is none of Redis.
-    """
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections,
-            timeout=None,
-            protocol=2,
-            decode_responses=False,
-            socket_connect_timeout=5,
-            # Longer than the longest blocking read.
-            socket_timeout=15,
-            socket_keepalive=True,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
-            retry_on_error=[RedisConnectionError, RedisTimeoutError] if retries else [],
-        )
-    except ValueError as error:
-        raise InvalidRequest("url", f"{url.rsplit('@', maxsplit=1)[-1]!r} is no URL of Redis: {error}") from None
-    return Redis.from_pool(pool)
+        return await self._records.workers()
 
 
 def _because(info: RunInfo) -> str:
     if info.error is not None:
         return f": {info.error.type}: {info.error.message}"
     return f": {info.stop_reason}" if info.stop_reason else ""
-
-
-def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
-    record = {field: value.decode() for field, value in zip(_RECORD, values, strict=True) if value is not None}
-    times = {field: from_ms(int(record[field])) for field in ("created_at", "due_at", "ended_at") if field in record}
-    started = record.get("first_started_at")
-    attempt, seq = int(record["attempt"]), int(record["seq"])
-    return RunInfo.model_validate(
-        {
-            "run_id": run_id,
-            "graph": record["graph"],
-            "thread_id": record["thread"],
-            "status": record["status"],
-            "attempt": attempt,
-            "worker": record.get("worker"),
-            "stream_mode": record["modes"].split(","),
-            "metadata": json.loads(record["metadata"]),
-            "started_at": from_ms(int(started)) if started is not None else None,
-            "error": ErrorInfo.model_validate_json(record["error"]) if "error" in record else None,
-            "stop_reason": record.get("stop"),
-            "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else None,
-            "stream_bytes": int(record["bytes"]),
-            **times,
-        }
-    )

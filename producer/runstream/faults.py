@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises while Redis cannot be reached. (It raises its own error for LOADING as a ConnectionError.)"""
+
+_RETRY_DELAY = 0.02
+_RETRY_DELAY_MAX = 1.0
+_T = TypeVar("_T")
 
 _PASSING = ("OOM ", "LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "BUSY ", "MISCONF ",
             "NOREPLICAS ", "UNBLOCKED ")  # fmt: skip
@@ -24,3 +32,29 @@ def is_passing(error: BaseException) -> bool:
         "MasterDownError",
         "TryAgainError",
     )
+
+
+async def patiently(call: Callable[[], Awaitable[_T]], timeout: float) -> _T:
+    """Make a call, and while Redis is away make it again, for `timeout` seconds.
+
+    redis-py's own retries leave out the making of a connection, which is where a Redis that is away is met first.
+
+    Args:
+        call: may be made several times; all of runstream's scripts and reads may.
+        timeout: in seconds, counted from the first failure.
+
+    Raises:
+        redis.exceptions.RedisError: what the last try raised.
+    """
+    loop = asyncio.get_running_loop()
+    give_up: float | None = None
+    delay = _RETRY_DELAY
+    while True:
+        try:
+            return await call()
+        except AWAY:
+            give_up = give_up or loop.time() + timeout
+            if loop.time() + delay > give_up:
+                raise
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_DELAY_MAX)

@@ -78,10 +78,13 @@ class Append(NamedTuple):
 
 
 class AppendReply(NamedTuple):
-    """Whether the attempt still holds the run, and whether it may go on."""
+    """Whether the attempt still holds the run, and whether it may go on.
+
+    `detail` is the reason of a stop; of `full`, the sequence number of the last event that there was room for.
+    """
 
     outcome: Literal["ok", "stop", "full", "lost"]
-    reason: str
+    detail: str
 
 
 class BeatReply(NamedTuple):

@@ -21,6 +21,7 @@ class ClientSettings:
         queued_ttl: how long after it is due a run waits for a worker before it is forgotten.
         max_request_bytes: a request (input, config, context and so on, as JSON) over this size is refused.
         read_buffer: how many events wait for a slow reader before it goes back to reading the stream by itself.
+        call_timeout: how long a call goes on trying while Redis is away, before it raises.
         reconnect_timeout: how long a reader waits for a Redis that is away before it gives up.
         probe_interval: how often readers make sure that what they wait for still exists; 10 at most.
         connections: how many connections the client's calls share; all tails together use one more.
@@ -31,6 +32,7 @@ class ClientSettings:
     queued_ttl: float = 7 * 24 * 3600.0
     max_request_bytes: int = 1024 * 1024
     read_buffer: int = 1000
+    call_timeout: float = 5.0
     reconnect_timeout: float = 60.0
     probe_interval: float = 5.0
     connections: int = 2

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from runstream.codec import Decoder, MissingBase
 from runstream.errors import ProtocolError, RunNotFound, RunstreamError
-from runstream.faults import AWAY, is_passing
+from runstream.faults import AWAY, is_passing, patiently
 from runstream.keys import Keys
 from runstream.model import Event, EventId
 from runstream.tasks import cancel
@@ -185,16 +185,7 @@ class Tails:
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
-        loop = asyncio.get_running_loop()
-        give_up, delay = loop.time() + self._reconnect_timeout, _RETRY_DELAY
-        while True:
-            try:
-                return await call()
-            except AWAY:
-                if self._closed or loop.time() > give_up:
-                    raise
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_DELAY_MAX)
+        return await patiently(call, self._reconnect_timeout)
 
     async def _read_all(self) -> None:
         """The shared read: goes on while there is somebody to read for."""

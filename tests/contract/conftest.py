@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runstream import Client, ClientSettings
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.scripts import Scripts
 

@@ -9,7 +9,7 @@ from arq.jobs import Job
 from arq.worker import Worker, func
 
 from runstream import Client
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream_worker.app import json_deserializer, json_serializer
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.attempts import HandAttempt
 
 from runstream import Client
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.scripts import Scripts
 

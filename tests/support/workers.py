@@ -15,8 +15,8 @@ class Workers:
     """Starts workers, each with the graphs and settings that it is given; ends them all at the end of the block."""
 
     def __init__(self, redis_url: str, namespace: str) -> None:
-        self._redis_url = redis_url
-        self._namespace = namespace
+        self.redis_url = redis_url
+        self.namespace = namespace
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -30,6 +30,6 @@ class Workers:
     async def start(self, settings: dict[str, Any] | None = None, /, **graphs: object) -> Runner:
         """Start a worker with these graphs (compiled, or factories), by name."""
         options = {"shutdown_grace": 0.5, "cancel_grace": 1.0, **(settings or {})}
-        worker = WorkerSettings(redis_url=self._redis_url, namespace=self._namespace, **options)
+        worker = WorkerSettings(redis_url=self.redis_url, namespace=self.namespace, **options)
         sources = {name: graph_source(name, graph) for name, graph in graphs.items()}
         return await self._stack.enter_async_context(open_runner(sources, worker))

@@ -18,7 +18,7 @@ from arq.cron import CronJob
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker, func
 
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream_worker.graphs import GraphSource
 from runstream_worker.runner import Runner, open_runner

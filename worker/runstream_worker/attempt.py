@@ -74,10 +74,7 @@ class Attempt:
         except ProtocolError as error:
             _logger.warning("run %s cannot be read: %s", self.run_id, error)
             return await self._finish(failed(error))
-        outcome = await self._supervise(request)
-        if outcome is None:
-            return None
-        return await self._finish(outcome)
+        return await self._finish(await self._supervise(request))
 
     def _request(self) -> RunRequest:
         try:
@@ -157,10 +154,13 @@ class Attempt:
         slow_down = _SlowDown(self._publisher)
         return cast("RunnableConfig", {**request.config, "configurable": configurable, "callbacks": [slow_down]})
 
-    async def _finish(self, outcome: Outcome) -> Outcome | None:
+    async def _finish(self, outcome: Outcome | None) -> Outcome | None:
         """Write the end, once, however often it takes; None when the run is not this attempt's any more."""
         await self._publisher.flush()
-        if self.guard.cause is Cause.LOST:
+        if self.guard.cause in (Cause.LOST, Cause.FULL, Cause.REFUSED):
+            # Learned from the replies to the last events; what was not published cannot have been a success.
+            outcome = broken_off(self.guard)
+        if outcome is None:
             return None
         end_id = str(EventId(self.number, self._publisher.next_seq))
         self._publisher.close()

@@ -117,21 +117,21 @@ class Publisher:
             self._sent += self._on_its_way
             self._on_its_way = 0
         else:
-            self._break_off()
+            self._break_off(int(reply.detail) if reply.outcome == "full" else self._sent)
         if reply.outcome != "ok":
-            self._guard.end(_CAUSES[reply.outcome], reply.reason)
+            self._guard.end(_CAUSES[reply.outcome], reply.detail)
         if self._waiting:
             self._outbox.send(self)
         self._progress.set()
 
     def refuse(self, error: Exception) -> None:
         """Take it that Redis will never accept the batch that was on its way."""
-        self._break_off()
+        self._break_off(self._sent)
         self._guard.end(Cause.REFUSED, f"Redis refuses this run's events: {error}")
 
-    def _break_off(self) -> None:
+    def _break_off(self, arrived: int) -> None:
         # The end event goes behind what did arrive.
-        self._put = self._sent
+        self._put = self._sent = arrived
         self.close()
 
     async def _next_reply(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.scripts import BeatReply, Scripts
 from runstream.tasks import cancel
@@ -96,7 +96,7 @@ class Pulse:
         quit_ = self._quit = asyncio.Event()
         self._own_loop = asyncio.get_running_loop()
         self._running.set()
-        redis = connect(self._settings.redis_url, connections=1, retries=0)
+        redis = connect(self._settings.redis_url, connections=1)
         keys = Keys(self._settings.namespace)
         scripts = Scripts(redis, keys)
         try:

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from runstream import __version__
-from runstream.client import connect
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
@@ -51,11 +51,11 @@ def new_worker_id() -> str:
 class Runner:
     """Executes runs; `open_runner` makes one that is at work."""
 
-    def __init__(self, worker_id: str, graphs: Sequence[str], redis: Redis, bells: Redis, means: Means) -> None:
+    def __init__(self, worker_id: str, graphs: Sequence[str], bells: Redis, stops: Redis, means: Means) -> None:
         self.worker_id = worker_id
         self._graphs = list(graphs)
+        self._stops = stops
         self._bells = bells
-        self._redis = redis
         self._means = means
         self._keys = Keys(means.settings.namespace)
         self._attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
@@ -95,10 +95,10 @@ class Runner:
         bell = self._keys.worker_bell(self.worker_id)
         while True:
             with contextlib.suppress(RedisError, OSError):
-                stroke = await cast("Any", self._bells).blpop([bell], timeout=_STOP_WAIT)
+                stroke = await cast("Any", self._stops).blpop([bell], timeout=_STOP_WAIT)
                 if stroke is not None:
                     run_key = stroke[1].decode()
-                    reason = await cast("Any", self._redis.hget(run_key, "stop"))
+                    reason = await cast("Any", self._stops).hget(run_key, "stop")
                     self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode())
                 continue
             # A stroke that is missed while Redis is away is made up for by the next beat.
@@ -148,7 +148,7 @@ class Runner:
 
     async def _bell(self, wait: float) -> None:
         bells = [self._keys.bell(graph) for graph in self._graphs]
-        await cast("Any", self._redis).blpop(bells, timeout=wait)
+        await cast("Any", self._bells).blpop(bells, timeout=wait)
 
     def _start(self, claimed: Claimed) -> None:
         attempt = Attempt(claimed, self._means)
@@ -182,15 +182,15 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
     """
     keys = Keys(settings.namespace)
     async with AsyncExitStack() as stack:
-        calls = await _connected(stack, settings.redis_url, connections=2, retries=5)
-        claims = await _connected(stack, settings.redis_url, connections=1, retries=0)
-        bells = await _connected(stack, settings.redis_url, connections=1, retries=0)
-        sending = await _connected(stack, settings.redis_url, connections=1, retries=0)
+        calls = await _connected(stack, settings.redis_url, connections=2)
+        bells = await _connected(stack, settings.redis_url, connections=1)
+        stops = await _connected(stack, settings.redis_url, connections=1)
+        sending = await _connected(stack, settings.redis_url, connections=1)
         await cast("Any", calls.ping())
         checkpointer = await stack.enter_async_context(open_checkpointer(settings.checkpointer_url))
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
         means = Means(graphs, checkpointer, Scripts(calls, keys), outbox, settings)
-        runner = Runner(new_worker_id(), list(graphs), claims, bells, means)
+        runner = Runner(new_worker_id(), list(graphs), bells, stops, means)
         pulse = Pulse(
             runner.worker_id,
             settings,
@@ -209,8 +209,8 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             await runner.drain(settings.shutdown_grace)
 
 
-async def _connected(stack: AsyncExitStack, url: str, *, connections: int, retries: int) -> Redis:
-    redis = connect(url, connections=connections, retries=retries)
+async def _connected(stack: AsyncExitStack, url: str, *, connections: int) -> Redis:
+    redis = connect(url, connections=connections)
     stack.push_async_callback(redis.aclose)
     return redis
 

@@ -1,0 +1,113 @@
+"""Reading what Redis knows of runs and workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pydantic_core import from_json
+
+from runstream.errors import RunNotFound
+from runstream.keys import Keys
+from runstream.model import ErrorInfo, EventId, RunInfo, from_ms
+
+_FIELDS = (
+    "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
+    "ended_at", "error", "stop", "seq", "bytes",
+)  # fmt: skip
+_STATUS = _FIELDS.index("status")
+_PAGE = 100
+
+Call: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+class Records:
+    """The records of a cell.
+
+    Args:
+        redis: a client with `decode_responses=False`.
+        keys: the cell's keys.
+        call: makes a call to Redis, with such patience as its owner has.
+    """
+
+    def __init__(self, redis: Any, keys: Keys, call: Call) -> None:
+        # Any: the types of redis-py 5 say that its asynchronous commands may be synchronous.
+        self._redis = redis
+        self._keys = keys
+        self._call = call
+
+    async def get(self, run_id: str) -> RunInfo:
+        """A run's record.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        values = await self._call(lambda: self._redis.hmget(self._keys.run(run_id), *_FIELDS))
+        if values[_STATUS] is None:
+            raise RunNotFound(run_id)
+        return _info(run_id, values)
+
+    async def result(self, run_id: str) -> Any:
+        """A run's result; None where it has none."""
+        result = await self._call(lambda: self._redis.hget(self._keys.run(run_id), "result"))
+        return None if result is None else from_json(result)
+
+    async def newest_first(self) -> AsyncIterator[RunInfo]:
+        """All runs; drops those from the index whose record has expired."""
+        start = 0
+        while ids := await self._call(lambda at=start: self._redis.zrevrange(self._keys.runs, at, at + _PAGE - 1)):  # type: ignore[misc] # bound now
+            records = await self._read([run_id.decode() for run_id in ids])
+            expired = [run_id for run_id, values in records if values[_STATUS] is None]
+            if expired:
+                await self._redis.zrem(self._keys.runs, *expired)
+            for run_id, values in records:
+                if values[_STATUS] is not None:
+                    yield _info(run_id, values)
+            start += _PAGE - len(expired)
+
+    async def _read(self, run_ids: Sequence[str]) -> list[tuple[str, Sequence[bytes | None]]]:
+        pipe = self._redis.pipeline(transaction=False)
+        for run_id in run_ids:
+            pipe.hmget(self._keys.run(run_id), *_FIELDS)
+        return list(zip(run_ids, await self._call(pipe.execute), strict=True))
+
+    async def workers(self) -> list[Mapping[str, str]]:
+        """What the live workers say of themselves."""
+        ids = [
+            worker_id.decode() for worker_id in await self._call(lambda: self._redis.zrange(self._keys.workers, 0, -1))
+        ]
+        pipe = self._redis.pipeline(transaction=False)
+        for worker_id in ids:
+            pipe.hgetall(self._keys.worker(worker_id))
+        records = await pipe.execute() if ids else []
+        return [
+            {"id": worker_id, **{field.decode(): value.decode() for field, value in record.items()}}
+            for worker_id, record in zip(ids, records, strict=True)
+            if record
+        ]
+
+
+def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
+    record = {field: value.decode() for field, value in zip(_FIELDS, values, strict=True) if value is not None}
+    times = {field: from_ms(int(record[field])) for field in ("created_at", "due_at", "ended_at") if field in record}
+    started = record.get("first_started_at")
+    attempt, seq = int(record["attempt"]), int(record["seq"])
+    return RunInfo.model_validate(
+        {
+            "run_id": run_id,
+            "graph": record["graph"],
+            "thread_id": record["thread"],
+            "status": record["status"],
+            "attempt": attempt,
+            "worker": record.get("worker"),
+            "stream_mode": record["modes"].split(","),
+            "metadata": json.loads(record["metadata"]),
+            "started_at": from_ms(int(started)) if started is not None else None,
+            "error": ErrorInfo.model_validate_json(record["error"]) if "error" in record else None,
+            "stop_reason": record.get("stop"),
+            "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else None,
+            "stream_bytes": int(record["bytes"]),
+            **times,
+        }
+    )
