@@ -1,0 +1,184 @@
+"""Wrong input is refused before anything is written, with the name, the value, and what would be right."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.types import Command as LangGraphCommand
+from redis.asyncio import Redis
+
+from runstream import Client, ClientSettings, Command, InvalidRequest, RunSpec, Send
+from runstream.keys import Keys
+from runstream.request import RunRequest, prepare
+
+LIMIT = 1_000_000
+
+
+def request(value: object = None, **options: Any) -> RunRequest:
+    """The request as a worker reads it."""
+    return RunRequest.model_validate_json(prepare("agent", value, options, max_bytes=LIMIT).request_json)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    (
+        {"stream_mode": "mesages"},
+        r"^stream_mode: 'mesages' is no stream mode; did you mean 'messages'\? the modes are values",
+    ),
+    ({"stream_mode": ["values", "tools"]}, "^stream_mode: 'tools' is no stream mode; the modes are"),
+    ({"stream_mode": 5}, "^stream_mode: 5 must be a stream mode or a list"),
+    ({"print_mode": "x"}, "^print_mode: 'x' is no stream mode"),
+    ({"stream_modes": "values"}, r"^stream_modes: there is no such option; did you mean 'stream_mode'\?"),
+    ({"qqqqqq": 1}, "^qqqqqq: there is no such option; the options are config, context,"),
+    ({"durability": "asnyc"}, "^durability: 'asnyc': input should be 'sync', 'async' or 'exit'"),
+    ({"version": "v3"}, "^version: 'v3': input should be 'v1' or 'v2'"),
+    ({"subgraphs": "maybe"}, "^subgraphs: 'maybe': input should be a valid boolean"),
+    (
+        {"interrupt_before": "tools"},
+        r"^interrupt_before: 'tools' must be '\*' or a list of node names, such as \['tools'\]",
+    ),
+    ({"interrupt_after": [1]}, r"^interrupt_after: \[1\] must be a list of names"),
+    ({"output_keys": {"a": 1}}, "^output_keys: .* must be a list of names"),
+    ({"config": {"recursion_limits": 5}}, r"^config.recursion_limits: no such key; did you mean 'recursion_limit'\?"),
+    ({"config": {"recursion_limit": 0}}, "^config.recursion_limit: 0 must be a whole number over 0"),
+    ({"config": {"recursion_limit": "5"}}, "^config.recursion_limit: '5' must be a whole number over 0"),
+    ({"config": {"tags": "a"}}, "^config.tags: 'a' must be a list of strings"),
+    ({"config": {"configurable": []}}, r"^config.configurable: \[\] must be an object"),
+    ({"config": {"callbacks": []}}, "^config.callbacks: callbacks cannot travel"),
+    ({"config": "x"}, "^config: 'x' must be an object"),
+    ({"metadata": [1]}, r"^metadata: \[1\] must be an object"),
+    ({"run_id": "run-1"}, "^run_id: 'run-1' is no UUID"),
+    ({"thread_id": ""}, "^thread_id: '' must be a string of 1 to 255"),
+    ({"thread_id": "a\nb"}, "^thread_id: 'a"),
+    ({"idempotency_key": 7}, "^idempotency_key: 7 must be a string"),
+    ({"timeout": 0}, "^timeout: 0 must be a number of seconds over 0"),
+    ({"timeout": True}, "^timeout: True must be a number"),
+    ({"timeout": float("nan")}, "^timeout: nan must be a number"),
+    ({"retention": -1}, "^retention: -1 must be"),
+    ({"delay": "5"}, "^delay: '5' must be a number"),
+    ({"start_at": datetime(2030, 1, 1)}, "^start_at: .* must be a datetime with a time zone"),  # noqa: DTZ001 - it is wrong
+    ({"start_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 5}, "^start_at: give a delay or a time, not both"),
+    ({"context": {"when": datetime(2030, 1, 1, tzinfo=UTC)}}, r"^context\.when: datetime.datetime is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=[message[1:24] for _, message in WRONG])
+def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        prepare("agent", None, options, max_bytes=LIMIT)
+    assert str(caught.value).startswith(caught.value.field)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "{a}", "x" * 129, None, 5])
+def test_a_wrong_graph_name_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^graph: .* is no graph name"):
+        prepare(name, None, {}, max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"a": object()}, {"a": {1, 2}}, {1: "a"}, b"x", float("inf"), {"a": [datetime.now(UTC)]}]
+)
+def test_input_that_is_not_json_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^input"):
+        prepare("agent", wrong, {}, max_bytes=LIMIT)
+
+
+async def test_nothing_is_written_of_what_is_refused(client: Client, redis: Redis, namespace: str) -> None:
+    specs = [RunSpec("agent", {"n": 1}, {}), RunSpec("agent", {"n": object()}, {})]
+    with pytest.raises(InvalidRequest):
+        await client.enqueue_many(specs)
+    assert [key async for key in redis.scan_iter(f"*{Keys(namespace).tag}*")] == []
+    assert await client.enqueue_many([]) == []
+
+
+async def test_a_request_over_the_limit_is_refused(redis_url: str, namespace: str) -> None:
+    settings = ClientSettings(namespace=namespace, max_request_bytes=1000)
+    async with Client(redis_url, settings=settings) as client:
+        with pytest.raises(
+            InvalidRequest, match=r"^input: the request is 1,\d\d\d bytes of JSON and the limit is 1,000"
+        ):
+            await client.enqueue("agent", {"text": "x" * 1000})
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost/x", ""])
+def test_a_wrong_url_is_refused_without_telling_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNSTREAM_REDIS_URL", "htp://:secret@localhost")
+    with pytest.raises(InvalidRequest, match="is no URL of Redis") as caught:
+        Client(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "{a}", "a:b"])
+def test_a_wrong_namespace_is_refused(namespace: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^namespace: "):
+        Client("redis://localhost", settings=ClientSettings(namespace=namespace))
+
+
+def test_messages_travel_as_langchain_reads_them() -> None:
+    sent = request(
+        {"messages": [HumanMessage("hi", id="1"), AIMessage("ho"), ("user", "x"), {"role": "user", "content": "y"}]}
+    )
+    human, answer, pair, plain = sent.input["messages"]
+    assert (human["type"], human["content"], human["id"]) == ("human", "hi", "1")
+    assert (answer["type"], answer["content"]) == ("ai", "ho")
+    assert (pair, plain) == (["user", "x"], {"role": "user", "content": "y"})
+
+
+@pytest.mark.parametrize("kind", [Command, LangGraphCommand])
+def test_a_command_travels_instead_of_an_input(kind: Any) -> None:
+    sent = request(kind(resume={"ok": True}, update={"n": 1}, goto=["a"]))
+    assert sent.input is None
+    assert sent.command == {"resume": {"ok": True}, "update": {"n": 1}, "goto": ["a"]}
+    assert request(Command(goto=Send("a", {"n": 1}))).command == {"goto": {"node": "a", "input": {"n": 1}}}
+
+
+def test_nothing_travels_as_nothing() -> None:
+    assert (request(None).input, request(None).command) == (None, None)
+
+
+def test_options_travel_as_they_are() -> None:
+    options: dict[str, Any] = {
+        "config": {"configurable": {"user": "u"}, "tags": ["t"], "metadata": {"m": 1}, "recursion_limit": 7},
+        "context": {"tenant": "x"},
+        "stream_mode": ["messages", "updates", "messages"],
+        "print_mode": "values",
+        "output_keys": ["n"],
+        "interrupt_before": "*",
+        "interrupt_after": ["a"],
+        "durability": "sync",
+        "subgraphs": True,
+        "debug": False,
+        "version": "v2",
+        "thread_id": "t-1",
+        "timeout": timedelta(minutes=1),
+    }
+    sent = request({"n": 1}, **options).model_dump(exclude={"v", "graph", "command"})
+    expected = {
+        **options,
+        "input": {"n": 1},
+        "stream_mode": ["messages", "updates"],
+        "print_mode": ["values"],
+        "timeout": 60.0,
+    }
+    assert sent == expected
+
+
+def test_the_same_request_has_the_same_digest_whatever_its_id() -> None:
+    first, again = (prepare("agent", {"a": 1, "b": 2}, {}, max_bytes=LIMIT) for _ in range(2))
+    other_order = prepare("agent", {"b": 2, "a": 1}, {"stream_mode": "values"}, max_bytes=LIMIT)
+    other = prepare("agent", {"a": 1}, {}, max_bytes=LIMIT)
+    assert first.run_id != again.run_id
+    assert first.digest == again.digest == other_order.digest != other.digest
+
+
+def test_defaults_are_left_out_of_what_is_written() -> None:
+    prepared = prepare("agent", {"n": 1}, {}, max_bytes=LIMIT)
+    assert json.loads(prepared.request_json) == {
+        "graph": "agent",
+        "thread_id": prepared.run_id,
+        "input": {"n": 1},
+        "stream_mode": ["values"],
+    }
