@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -17,6 +20,10 @@ def connect(url: str, *, connections: int) -> Redis:
     Raises:
         InvalidRequest: the URL is none of Redis.
     """
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path):
+        # redis-py would take database 0 instead.
+        raise InvalidRequest("url", f"{shown(url)!r} is no URL of Redis: the database {parts.path[1:]!r} is no number")
     try:
         pool = BlockingConnectionPool.from_url(
             url,
@@ -31,5 +38,11 @@ def connect(url: str, *, connections: int) -> Redis:
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
-        raise InvalidRequest("url", f"{url.rsplit('@', maxsplit=1)[-1]!r} is no URL of Redis: {error}") from None
+        raise InvalidRequest("url", f"{shown(url)!r} is no URL of Redis: {error}") from None
     return Redis.from_pool(pool)
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    before, at, place = url.rpartition("@")
+    return f"{before.partition('://')[0]}://{place}" if at else url
