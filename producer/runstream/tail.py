@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from runstream.codec import Decoder, MissingBase
 from runstream.errors import ProtocolError, RunNotFound, RunstreamError
@@ -205,7 +204,7 @@ class Tails:
                     self._fail_all(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
-            except ResponseError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, no reader may wait for a read that has ended
                 if not is_passing(error):
                     self._fail_all(error)
                 await asyncio.sleep(delay)

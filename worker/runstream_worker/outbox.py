@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from runstream.errors import RunstreamError
-from runstream.faults import AWAY, is_passing
+from runstream.faults import is_passing
 from runstream.scripts import Append, AppendReply, Scripts
 from runstream_worker.chunks import Chunk
 from runstream_worker.events import EventEncoder
@@ -185,7 +185,7 @@ class Outbox:
             return None
         try:
             replies = await self._scripts.append([batch for _, batch in batches], byte_limit=self._byte_limit)
-        except AWAY as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the runs are told, and the others go on
             replies = [error] * len(batches)
         fault: Exception | None = None
         for (publisher, _), reply in zip(batches, replies, strict=True):

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -60,6 +60,7 @@ class Runner:
         self._keys = Keys(means.settings.namespace)
         self._attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         self._freed = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
         self.ended = 0
 
@@ -74,7 +75,10 @@ class Runner:
 
     async def drain(self, grace: float) -> None:
         """Take no more runs; give those that are running some time; then end the rest."""
-        await cancel([self._claiming])
+        self._leaving.set()
+        if self._claiming is not None:
+            # Not cancelled: a claim whose reply nobody hears would leave its runs to expire.
+            await self._claiming
         if self._attempts:
             _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
             await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
@@ -97,7 +101,7 @@ class Runner:
             with contextlib.suppress(RedisError, OSError):
                 stroke = await cast("Any", self._stops).blpop([bell], timeout=_STOP_WAIT)
                 if stroke is not None:
-                    run_key = stroke[1].decode()
+                    run_key = stroke[1].decode("utf-8", "replace")
                     reason = await cast("Any", self._stops).hget(run_key, "stop")
                     self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode())
                 continue
@@ -110,7 +114,7 @@ class Runner:
 
     async def _claim_for_ever(self) -> None:
         lost_reply, delay = False, _RETRY_DELAY
-        while True:
+        while not self._leaving.is_set():
             try:
                 await self._claim_and_wait(lost_reply=lost_reply)
                 lost_reply, delay = False, _RETRY_DELAY
@@ -118,7 +122,7 @@ class Runner:
                 if not lost_reply:
                     _logger.warning("cannot claim runs, trying again: %s: %s", type(error).__name__, error)
                 lost_reply = True
-                await asyncio.sleep(delay)
+                await self._unless_leaving(asyncio.sleep(delay))
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
 
     async def _claim_and_wait(self, *, lost_reply: bool) -> None:
@@ -127,7 +131,7 @@ class Runner:
         free = settings.concurrency - len(self._attempts)
         if free <= 0:
             self._freed.clear()
-            await self._freed.wait()
+            await self._unless_leaving(self._freed.wait())
             return
         reply = await self._means.scripts.claim(
             self.worker_id,
@@ -144,11 +148,18 @@ class Runner:
         if reply.next_due == 0:
             return
         wait = settings.poll_interval if reply.next_due < 0 else min(reply.next_due, settings.poll_interval)
-        await self._bell(max(wait, _SHORTEST_WAIT))
-
-    async def _bell(self, wait: float) -> None:
         bells = [self._keys.bell(graph) for graph in self._graphs]
-        await cast("Any", self._bells).blpop(bells, timeout=wait)
+        await self._unless_leaving(cast("Any", self._bells).blpop(bells, timeout=max(wait, _SHORTEST_WAIT)))
+
+    async def _unless_leaving(self, waiting: Coroutine[Any, Any, Any]) -> None:
+        """Wait, but no longer than until the worker is asked to leave."""
+        wait, leave = asyncio.ensure_future(waiting), asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({wait, leave}, return_when=asyncio.FIRST_COMPLETED)
+            if wait.done():
+                wait.result()
+        finally:
+            await cancel([wait, leave])
 
     def _start(self, claimed: Claimed) -> None:
         attempt = Attempt(claimed, self._means)
