@@ -163,9 +163,14 @@ def from_ms(value: int) -> datetime:
 
 
 def new_run_id() -> str:
-    """A UUID of version 7 (RFC 9562, 5.7): ids made later sort later, to the millisecond."""
-    unix_ms = time.time_ns() // 1_000_000
-    value = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    """A UUID of version 7: ids made later sort later, to a quarter of a microsecond.
+
+    RFC 9562, 5.7, with the 12 bits behind the milliseconds as a finer clock (6.2, method 3), so that runs enqueued by one
+    producer within one millisecond keep their order in the queue.
+    """
+    unix_ms, rest_ns = divmod(time.time_ns(), 1_000_000)
+    finer = (rest_ns << 12) // 1_000_000
+    value = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | finer << 64 | 0b10 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +15,7 @@ from redis.asyncio import Redis
 
 from runstream import Client, ClientSettings, Command, InvalidRequest, RunSpec, Send
 from runstream.keys import Keys
+from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
 
 LIMIT = 1_000_000
@@ -182,3 +185,14 @@ def test_defaults_are_left_out_of_what_is_written() -> None:
         "input": {"n": 1},
         "stream_mode": ["values"],
     }
+
+
+def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
+    ids = []
+    for _ in range(1000):
+        made_at = time.time_ns()
+        ids.append(new_run_id())
+        while time.time_ns() - made_at < 300:
+            pass
+    assert ids == sorted(ids)
+    assert {uuid.UUID(made).version for made in ids} == {7}
