@@ -165,8 +165,8 @@ def from_ms(value: int) -> datetime:
 def new_run_id() -> str:
     """A UUID of version 7: ids made later sort later, to a quarter of a microsecond.
 
-    RFC 9562, 5.7, with the 12 bits behind the milliseconds as a finer clock (6.2, method 3), so that runs enqueued by one
-    producer within one millisecond keep their order in the queue.
+    RFC 9562, 5.7, with the 12 bits behind the milliseconds as a finer clock (6.2, method 3), so that runs enqueued by
+    one producer within one millisecond keep their order in the queue.
     """
     unix_ms, rest_ns = divmod(time.time_ns(), 1_000_000)
     finer = (rest_ns << 12) // 1_000_000
