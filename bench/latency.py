@@ -44,8 +44,9 @@ async def _reader(url: str, namespace: str) -> AsyncIterator[Answers]:
                 async for event in consumer.tail(run_id)
                 if (text := text_of(event).strip())
             ]
-            # The first tenth is the warm-up: all runs begin in the same moment.
-            return measured[len(measured) // 10 :]
+            # All runs begin and end in the same moment; the steady load lies between.
+            tenth = len(measured) // 10
+            return measured[tenth:-tenth]
 
         async def read(run_ids: list[str]) -> list[float]:
             each = await asyncio.gather(*(times(run_id) for run_id in run_ids))

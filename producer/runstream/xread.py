@@ -43,4 +43,5 @@ async def xread(
 
 
 def _entries(raw: Iterable[tuple[bytes, Sequence[bytes]]]) -> Iterator[Entry]:
-    return ((entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in raw)
+    for entry_id, fields in raw:
+        yield entry_id, dict(zip(fields[::2], fields[1::2], strict=True)) if len(fields) > 2 else {fields[0]: fields[1]}
