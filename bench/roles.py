@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from bench.graphs import Gate, chat, clock, held, noop
 from bench.processes import Answers
 from runstream import Client, ClientSettings
+from runstream_worker.collector import tune_collector
 from runstream_worker.graphs import graph_source
 from runstream_worker.runner import open_runner
 from runstream_worker.settings import WorkerSettings
@@ -40,6 +41,7 @@ async def runners(
     url: str, namespace: str, concurrency: int, count: int = 1, running: Any = None
 ) -> AsyncIterator[Answers]:
     """A process with one worker or several, that have every graph of the benchmarks."""
+    tune_collector()
     logging.getLogger("runstream").setLevel(logging.ERROR)
     gate = Gate(running)
     graphs = {**{name: make() for name, make in GRAPHS.items()}, "held": held(gate)}

@@ -17,6 +17,7 @@ from bench.graphs import chat, chat_input
 from bench.processes import Answers, Remote, start
 from bench.roles import client, redis_cpu, runners
 from runstream import RunSpec
+from runstream_worker.collector import tune_collector
 
 _RUNS = 50
 
@@ -29,28 +30,37 @@ class _Through(NamedTuple):
 
 
 async def throughput(ground: Ground) -> list[Measurement]:
-    """50 runs at once; the two ways take turns, so that a slower moment of the machine hits both."""
+    """50 runs at once; the ways take turns, so that a slower moment of the machine hits both."""
     runs, tokens, repeats = ground.size(_RUNS, 5), ground.size(1000, 50), ground.size(3, 1)
     alone: list[float] = []
+    tuned: list[float] = []
     through: list[_Through] = []
     async with (
-        start(_in_process) as reference,
+        start(_in_process, False) as as_it_is,
+        start(_in_process, True) as as_in_a_worker,
         start(runners, ground.redis_url, ground.namespace, runs) as worker,
         start(_reader, ground.redis_url, ground.namespace) as reader,
     ):
         for repeat in range(repeats + 1):
             size = tokens if repeat else tokens // 5
-            seconds = await reference.ask("stream", runs, size)
+            seconds = await as_it_is.ask("stream", runs, size)
+            seconds_tuned = await as_in_a_worker.ask("stream", runs, size)
             measured = await _through(ground, worker, reader, runs, size)
             if repeat:
                 alone.append(runs * size / seconds)
+                tuned.append(runs * size / seconds_tuned)
                 through.append(measured)
     ratio = statistics.median(one.rate / other for one, other in zip(through, alone, strict=True))
+    ratio_tuned = statistics.median(one.rate / other for one, other in zip(through, tuned, strict=True))
     middle = _Through(*(statistics.median(values) for values in zip(*through, strict=True)))
     return [
         Measurement("throughput: of what the graph alone does", ratio, "ratio", Target(">=", 0.6)),
+        Measurement("throughput: the same, both with the worker's collector settings", ratio_tuned, "ratio"),
         Measurement("throughput: worker to reader", middle.rate, "tokens/s"),
         Measurement("throughput: the graph alone", statistics.median(alone), "tokens/s"),
+        Measurement(
+            "throughput: the graph alone, with the worker's collector settings", statistics.median(tuned), "tokens/s"
+        ),
         Measurement("throughput: worker's CPU", middle.worker, "ms/1000 tokens"),
         Measurement("throughput: reader's CPU", middle.reader, "ms/1000 tokens"),
         Measurement("throughput: Redis's CPU", middle.redis, "ms/1000 tokens"),
@@ -86,7 +96,9 @@ async def _reader(url: str, namespace: str) -> AsyncIterator[Answers]:
 
 
 @asynccontextmanager
-async def _in_process() -> AsyncIterator[Answers]:
+async def _in_process(tuned: bool) -> AsyncIterator[Answers]:
+    if tuned:
+        tune_collector()
     graph = chat()
 
     async def stream(runs: int, tokens: int) -> float:
