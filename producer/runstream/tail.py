@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from redis.asyncio import Redis
 
@@ -24,14 +24,18 @@ from runstream.faults import AWAY, is_passing, patiently
 from runstream.keys import Keys
 from runstream.model import Event, EventId
 from runstream.tasks import cancel
+from runstream.xread import Entry, packed, xread
 
 PAGE = 500
 """How many events a reader that catches up asks for at once."""
 _WAKE_TTL_MS = 60_000
 _RETRY_DELAY = 0.05
 _RETRY_DELAY_MAX = 1.0
+_CROWD = 200
+"""With so many streams a read takes a millisecond or so, the shortest time for which asyncio can sleep."""
+_REST_PER_WATCH = 5e-6
+_REST_MAX = 0.01
 
-Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 _T = TypeVar("_T")
 
 
@@ -64,14 +68,20 @@ class _Feed:
 
 
 class _Watch:
-    """One stream of the shared read: where it has got to, and who listens."""
+    """One stream of the shared read: where it has got to, and who listens; key and position as XREAD takes them."""
 
-    __slots__ = ("decoder", "feeds", "position")
+    __slots__ = ("decoder", "feeds", "packed_key", "packed_position", "position")
 
-    def __init__(self, position: EventId) -> None:
-        self.position = position
+    def __init__(self, key: str, position: EventId) -> None:
         self.decoder = Decoder()
         self.feeds: dict[_Feed, EventId] = {}
+        self.packed_key = packed(key.encode())
+        self.advance(position, str(position).encode())
+
+    def advance(self, position: EventId, entry_id: bytes) -> None:
+        """Go on reading behind this entry."""
+        self.position = position
+        self.packed_position = packed(entry_id)
 
 
 class Tails:
@@ -97,7 +107,7 @@ class Tails:
         self._probe_interval = probe_interval
         self._watches: dict[str, _Watch] = {}
         self._wake_key = keys.wake(secrets.token_hex(8))
-        self._wake_position = "0-0"
+        self._wake_position = b"0-0"
         self._joined = False
         self._waking: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -133,7 +143,7 @@ class Tails:
         """
         watch = self._watches.get(feed.run_id)
         if watch is None:
-            watch = self._watches[feed.run_id] = _Watch(position)
+            watch = self._watches[feed.run_id] = _Watch(self._keys.events(feed.run_id), position)
             self._wake()
         watch.decoder.adopt(decoder)
         joined_at = watch.feeds[feed] = max(position, watch.position)
@@ -194,6 +204,7 @@ class Tails:
         while self._watches:
             try:
                 await self._deliver(await self._read_once())
+                await self._rest()
                 if loop.time() > next_probe:
                     await self._probe()
                     next_probe = loop.time() + self._probe_interval
@@ -209,33 +220,39 @@ class Tails:
                     self._fail_all(error)
                 await asyncio.sleep(delay)
 
-    async def _read_once(self) -> Iterable[tuple[bytes, list[Entry]]]:
-        streams: dict[Any, Any] = {self._wake_key: self._wake_position}
-        for run_id, watch in self._watches.items():
-            streams[self._keys.events(run_id)] = str(watch.position)
-        reply = await self._blocking.xread(streams, count=PAGE, block=round(self._probe_interval * 1000))
-        return cast("Iterable[tuple[bytes, list[Entry]]]", reply or ())
+    async def _read_once(self) -> list[tuple[bytes, Iterator[Entry]]]:
+        watches = list(self._watches.values())
+        keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in watches)]
+        positions = [packed(self._wake_position), *(watch.packed_position for watch in watches)]
+        block_ms = round(self._probe_interval * 1000)
+        return await xread(self._blocking, keys, positions, count=PAGE, block_ms=block_ms)
 
-    async def _deliver(self, reply: Iterable[tuple[bytes, list[Entry]]]) -> None:
+    async def _rest(self) -> None:
+        """Let events gather where a read is dear: Redis and this process both take time for each stream in it."""
+        if len(self._watches) >= _CROWD:
+            await asyncio.sleep(min(len(self._watches) * _REST_PER_WATCH, _REST_MAX))
+
+    async def _deliver(self, reply: Iterable[tuple[bytes, Iterator[Entry]]]) -> None:
         prefix, suffix = len(self._keys.run("")), len(":events")
         for key, entries in reply:
             name = key.decode()
             if name == self._wake_key:
-                self._wake_position = entries[-1][0].decode()
+                *_, (self._wake_position, _) = entries
                 continue
             run_id = name[prefix:-suffix]
             watch = self._watches.get(run_id)
             if watch is not None:
                 await self._deliver_run(run_id, watch, entries)
 
-    async def _deliver_run(self, run_id: str, watch: _Watch, entries: list[Entry]) -> None:
+    async def _deliver_run(self, run_id: str, watch: _Watch, entries: Iterator[Entry]) -> None:
         for entry in entries:
             try:
                 event = await self.decode(run_id, watch.decoder, entry)
             except ProtocolError as error:
                 self._fail(run_id, error)
                 return
-            watch.position = position = EventId.of(event.id)
+            position = EventId.of(event.id)
+            watch.advance(position, entry[0])
             for feed, joined_at in watch.feeds.items():
                 if position > joined_at:
                     feed.offer(event)

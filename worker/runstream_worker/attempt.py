@@ -180,12 +180,22 @@ class Attempt:
 
 
 class _SlowDown(AsyncCallbackHandler):
-    """Holds a model back while too many events wait: LangGraph's own queue between model and reader has no bound."""
+    """Holds a model back while too many events wait: LangGraph's own queue between model and reader has no bound.
+
+    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
+    that happens: a call would add a twentieth to what a token takes.
+    """
 
     run_inline = True
+    ignore_chain = ignore_chat_model = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+
+    @property
+    def ignore_llm(self) -> bool:
+        """Whether there is room, and nothing to wait for."""
+        return self._publisher.has_room
 
     async def on_llm_new_token(self, token: object, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
         """Wait for room."""

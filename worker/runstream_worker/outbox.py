@@ -70,12 +70,17 @@ class Publisher:
         self._waiting.append(self._encoder.encode(chunk, f"{self.attempt}-{self._put + 1}"))
         self._put += 1
         self._outbox.send(self)
-        if len(self._waiting) >= self._limit:
+        if not self.has_room:
             await self.room()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer events are waiting than the limit, or none will ever be taken again."""
+        return len(self._waiting) < self._limit or self._closed
+
     async def room(self) -> None:
-        """Wait until fewer events are waiting than the limit. Token by token, this is what slows a model down."""
-        while len(self._waiting) >= self._limit and not self._closed:
+        """Wait until there is room. Token by token, this is what slows a model down."""
+        while not self.has_room:
             await self._next_reply()
 
     async def flush(self) -> None:
