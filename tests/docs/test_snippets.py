@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,19 +114,24 @@ class Reader:
             await done
 
 
-@pytest.mark.parametrize("page", RUN)
-async def test_every_snippet_runs(
-    page: str, workers: Workers, redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def reader(
+    workers: Workers, redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Reader]:
+    """A reader in a folder of its own, with the test's Redis, and no model but the stand-in."""
     monkeypatch.setenv("RUNSTREAM_REDIS_URL", redis_url)
     monkeypatch.setenv("RUNSTREAM_NAMESPACE", namespace)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-
     async with aclosing(Reader(tmp_path, workers)) as reader:
-        for block in _blocks(page):
-            await reader.follow(block)
+        yield reader
+
+
+@pytest.mark.parametrize("page", RUN)
+async def test_every_snippet_runs(page: str, reader: Reader) -> None:
+    for block in _blocks(page):
+        await reader.follow(block)
 
 
 @pytest.mark.parametrize("page", READ)
