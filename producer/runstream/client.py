@@ -217,8 +217,12 @@ class Client:
         waits = (self.result(run_id) for run_id in run_ids)
         if return_exceptions:
             return await asyncio.gather(*waits, return_exceptions=True)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(wait) for wait in waits]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(wait) for wait in waits]
+        except ExceptionGroup as failed:
+            # The first is what the caller can catch by its class; the other waits have been cancelled for it.
+            raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
     async def stop(self, run_id: str, *, reason: str = "") -> StopResult:

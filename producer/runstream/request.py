@@ -35,7 +35,8 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         run_id: a UUID; the same id with the same request again is the same run.
         idempotency_key: the same key with the same request again is the same run, whatever its id.
-        thread_id: LangGraph's conversation; each run has one of its own unless told otherwise.
+        thread_id: LangGraph's conversation; each run has one of its own unless told otherwise. LangGraph's own place
+            for it, `config["configurable"]["thread_id"]`, will do as well.
         metadata: kept in the run's record.
         delay: seconds, or a timedelta, until the run may start.
         start_at: an aware datetime at which the run may start.
@@ -118,7 +119,7 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     """
     _check_names(options)
     run_id = check_run_id(options["run_id"]) if options.get("run_id") is not None else new_run_id()
-    thread_id = _key("thread_id", options.get("thread_id"))
+    thread_id = _thread(options)
     command = command_to_jsonable(input, "input") if is_command(input) else None
     fields: dict[str, Any] = {
         "graph": _graph(graph),
@@ -188,6 +189,19 @@ def _key(field: str, value: object) -> str | None:
     if not isinstance(value, str) or not _KEY.fullmatch(value):
         raise InvalidRequest(field, f"{value!r} must be a string of 1 to 255 characters without control characters")
     return value
+
+
+def _thread(options: Mapping[str, Any]) -> str | None:
+    """The thread, from its option or from where LangGraph has it; from both only where they agree."""
+    thread_id = _key("thread_id", options.get("thread_id"))
+    config = options.get("config")
+    configurable = config.get("configurable") if isinstance(config, Mapping) else None
+    configured = configurable.get("thread_id") if isinstance(configurable, Mapping) else None
+    if configured is None:
+        return thread_id
+    if thread_id not in (None, configured):
+        raise InvalidRequest("thread_id", f"{thread_id!r}, but config.configurable.thread_id is {configured!r}")
+    return _key("config.configurable.thread_id", configured)
 
 
 def _modes(field: str, value: object) -> list[str]:
