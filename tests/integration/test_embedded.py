@@ -297,6 +297,13 @@ def test_errors_are_replies_and_keep_the_connection(client: Any) -> None:
     assert client.client_id() == connection_id
 
 
+def test_tells_its_version_as_workers_ask_for_it_when_they_start(client: Any) -> None:
+    pipeline = client.pipeline(transaction=False)
+    told = pipeline.info("server").info("memory").dbsize().execute()
+    assert told[0]["redis_version"]
+    assert told[2] == 0
+
+
 def test_replies_larger_than_the_sockets_buffer_arrive_whole(client: Any) -> None:
     client.set("large", "x" * 2**25)
     assert len(client.get("large")) == 2**25
