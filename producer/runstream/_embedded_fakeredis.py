@@ -5,7 +5,9 @@ Run as a script by the guard of `runstream.embedded`; the argument is a JSON fil
 fakeredis' TCP server (2.40) has three faults that make a client lose its connection, and that are repaired here:
 it hangs up after every error reply, it writes the line breaks of a Lua traceback into the error reply, which the
 protocol forbids, and it gives up when a reply does not fit in the socket's buffer. It also accepts no more than five
-connections at once, and checks a password without asking for one.
+connections at once, checks a password without asking for one, and has no INFO, without which no arq worker starts.
+
+Not repaired: a client that leaves while it blocks in BLPOP still takes the next element of its list with it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import redis
 from fakeredis import TcpFakeServer
 
 _BACKLOG = 128
+_INFO = b"# Server\r\nredis_version:8.0.0\r\nredis_mode:standalone\r\n"
 
 
 class _PatientSocket(socket.socket):
@@ -66,6 +69,8 @@ def _setup_that_replies_errors(base: Any) -> Any:
             try:
                 return read_response(**options)
             except redis.ResponseError as error:
+                if str(error).startswith("unknown command 'info'"):
+                    return _INFO
                 error.args = (" ".join(str(error).split()),)
                 return error
 

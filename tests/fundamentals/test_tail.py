@@ -146,6 +146,7 @@ async def test_readers_that_join_a_fast_stream_at_any_moment_miss_nothing(client
         assert ids(await reader) == expected
 
 
+@pytest.mark.real_redis  # looks at CLIENT LIST
 async def test_many_runs_and_readers_share_one_connection(
     redis_url: str, redis: Redis, namespace: str, make_hand: Callable[..., Any]
 ) -> None:

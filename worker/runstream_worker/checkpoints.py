@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from runstream.errors import InvalidRequest
+from runstream.errors import InvalidRequest, RunstreamError
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+    from psycopg import AsyncConnection
+    from psycopg.rows import DictRow
 
 _SETUP_LOCK = 0x72756E73  # "runs": the number of the advisory lock under which PostgreSQL's tables are made
+_SETUP_TIMEOUT = 60.0
+_SETUP_POLL = 0.05
+_CONNECT_TIMEOUT = 10
 _POSTGRES_CONNECTIONS = 10
+_SQLITE_BUSY_TIMEOUT = 10.0
+
+# A URL whose password can be told from the rest of it: libpq looks for the first `@`, and quotes what it cannot read.
+_POSTGRES_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@?#]*(\?[^@#]*)?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class CheckpointerError(RunstreamError):
+    """The checkpoints' database cannot be used: it is away, refuses, or is no database."""
 
 
 @asynccontextmanager
 async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
-    """A checkpointer for as long as the block lasts.
+    """A checkpointer for as long as the block lasts; its tables are there. No error tells a password.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing
@@ -26,6 +46,7 @@ async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSave
 
     Raises:
         InvalidRequest: the URL is none of these, or what it needs is not installed.
+        CheckpointerError: the database cannot be used.
     """
     if url is None:
         yield None
@@ -44,8 +65,15 @@ async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSave
     else:
         raise InvalidRequest(
             "checkpointer",
-            f"{url!r} must begin with sqlite:///, postgresql:// or memory://, such as sqlite:///threads.db",
+            f"{_without_credentials(url)!r} must begin with sqlite:///, postgresql:// or memory://, "
+            "such as sqlite:///threads.db",
         )
+
+
+def _without_credentials(url: str) -> str:
+    """The URL without user, password and query."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 @asynccontextmanager
@@ -54,6 +82,17 @@ async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - an extra
     except ImportError:
         raise InvalidRequest("checkpointer", f"{url!r} needs the extra: pip install 'runstream[sqlite]'") from None
+    path = _sqlite_path(url)
+    async with AsyncExitStack() as stack:
+        try:
+            saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(path)))
+            await _set_up_sqlite(saver)
+        except sqlite3.Error as error:
+            raise CheckpointerError(f"checkpointer: {url!r} cannot be used: {error}") from error
+        yield saver
+
+
+def _sqlite_path(url: str) -> Path:
     path = Path(url.removeprefix("sqlite:///"))
     if not url.startswith("sqlite:///") or not path.name:
         raise InvalidRequest(
@@ -61,38 +100,89 @@ async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         )
     if not path.parent.is_dir():
         raise InvalidRequest("checkpointer", f"{url!r}: the folder {str(path.parent)!r} does not exist")
-    async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
-        # Several workers of one machine share the file: a writer waits for another instead of failing.
-        await saver.conn.execute("PRAGMA busy_timeout = 10000")
-        await saver.setup()
-        yield saver
+    return path
+
+
+async def _set_up_sqlite(saver: AsyncSqliteSaver) -> None:
+    """Make the tables, and have a writer wait for another worker's instead of failing.
+
+    Switching a file to write-ahead logging does not wait for others, whatever the timeout, so workers that start
+    together try again.
+    """
+    loop = asyncio.get_running_loop()
+    await saver.conn.execute(f"PRAGMA busy_timeout = {round(_SQLITE_BUSY_TIMEOUT * 1000)}")
+    give_up = loop.time() + _SQLITE_BUSY_TIMEOUT
+    while True:
+        try:
+            await saver.setup()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or loop.time() > give_up:
+                raise
+            await asyncio.sleep(_SETUP_POLL)
+        else:
+            return
 
 
 @asynccontextmanager
 async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - an extra
-        from psycopg import AsyncConnection  # noqa: PLC0415
+        from psycopg import AsyncConnection, Error  # noqa: PLC0415
         from psycopg.rows import DictRow, dict_row  # noqa: PLC0415
         from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
     except ImportError:
-        raise InvalidRequest(
-            "checkpointer", f"{url.rsplit('@', maxsplit=1)[-1]!r} needs the extra: pip install 'runstream[postgres]'"
-        ) from None
+        shown = _without_credentials(url)
+        raise InvalidRequest("checkpointer", f"{shown!r} needs the extra: pip install 'runstream[postgres]'") from None
+    conninfo = _postgres_conninfo(url)
+    options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    try:
+        # Not over the pool, which keeps the reason of a failure to itself and tries for half a minute.
+        async with await AsyncConnection[DictRow].connect(conninfo, **options) as connection:
+            await _set_up_postgres(AsyncPostgresSaver(connection), connection)
+    except Error as error:
+        shown, reason = _without_credentials(url), " ".join(str(error).split())
+        raise CheckpointerError(f"checkpointer: {shown!r} cannot be used: {reason}") from error
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
-        url,
-        min_size=1,
-        max_size=_POSTGRES_CONNECTIONS,
-        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-        open=False,
+        conninfo, min_size=1, max_size=_POSTGRES_CONNECTIONS, kwargs=options, open=False
     )
     async with pool:
-        saver = AsyncPostgresSaver(pool)
-        # Workers that start together would make the tables at the same time, and all but one would fail.
-        async with pool.connection() as connection:
-            await connection.execute("SELECT pg_advisory_lock(%s)", (_SETUP_LOCK,))
-            try:
-                await saver.setup()
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock(%s)", (_SETUP_LOCK,))
-        yield saver
+        yield AsyncPostgresSaver(pool)
+
+
+def _postgres_conninfo(url: str) -> str:
+    """What libpq connects with; a server that does not answer is given up after a while unless the URL says when."""
+    from psycopg import ProgrammingError  # noqa: PLC0415 - an extra
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+
+    if not _POSTGRES_URL.fullmatch(url) or _BAD_ESCAPE.search(url):
+        raise InvalidRequest(
+            "checkpointer",
+            "the postgresql:// URL cannot be read; in its user and password '@', '/', '?', '#' and '%' are written as "
+            "%40, %2F, %3F, %23 and %25",
+        )
+    try:
+        parameters: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT, **conninfo_to_dict(url)}
+    except ProgrammingError as error:
+        raise InvalidRequest("checkpointer", f"{_without_credentials(url)!r}: {str(error).strip()}") from None
+    return make_conninfo("", **parameters)
+
+
+async def _set_up_postgres(saver: BaseCheckpointSaver[Any], connection: AsyncConnection[DictRow]) -> None:
+    """Make the tables, one worker after the other: all but one of several that start together would fail.
+
+    The lock is asked for again and again. A query that waited for it would hold a snapshot all the while, and the
+    worker that has the lock waits for every snapshot to end when it builds its indexes: both would wait for ever.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _SETUP_TIMEOUT
+    while not await _try_lock(connection):
+        if loop.time() > give_up:
+            raise CheckpointerError(f"checkpointer: another worker has been making the tables for {_SETUP_TIMEOUT:g} s")
+        await asyncio.sleep(_SETUP_POLL)
+    await saver.setup()  # type: ignore[attr-defined]  # the base class does not declare it
+
+
+async def _try_lock(connection: AsyncConnection[DictRow]) -> bool:
+    """Take the lock if nobody has it; it is given back when the connection is closed."""
+    row = await (await connection.execute("SELECT pg_try_advisory_lock(%s) AS taken", (_SETUP_LOCK,))).fetchone()
+    return bool(row and row["taken"])
