@@ -28,6 +28,7 @@ from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResu
 from runstream.request import RunOptions
 from runstream.settings import ClientSettings
 from runstream.tail import EventStream
+from runstream.text import text_of
 
 __version__ = "0.1.0"
 
@@ -59,4 +60,5 @@ __all__ = [
     "Status",
     "StopResult",
     "__version__",
+    "text_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast, overload
 
@@ -62,8 +62,8 @@ class RunSpec:
     """One run for `Client.enqueue_many`: what `Client.enqueue` takes."""
 
     graph: str
-    input: Any
-    options: RunOptions
+    input: Any = None
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 class Client:
