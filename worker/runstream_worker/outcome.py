@@ -10,7 +10,7 @@ from langgraph.pregel import Pregel
 from runstream.errors import RunstreamError
 from runstream.model import ErrorInfo, Status
 from runstream_worker.chunks import Chunk
-from runstream_worker.encoding import encode_data
+from runstream_worker.encoding import encode, encode_data
 from runstream_worker.guard import Cause, Guard
 
 _INTERRUPT = "__interrupt__"
@@ -63,7 +63,7 @@ class FinalState:
 
     def __init__(self) -> None:
         self._values: Any = None
-        self._interrupts: tuple[object, ...] = ()
+        self._interrupts: list[object] = []
         self._interrupted = False
 
     def see(self, chunk: Chunk) -> None:
@@ -72,9 +72,9 @@ class FinalState:
             return
         if chunk.mode == "values":
             self._values = chunk.data
-            if chunk.interrupts:
-                self._interrupts, self._interrupted = chunk.interrupts, True
         elif chunk.mode == "updates" and isinstance(chunk.data, dict) and _INTERRUPT in chunk.data:
+            # One chunk for each task that asks; an empty one where the graph was told to stop at a node.
+            self._interrupts += chunk.data[_INTERRUPT]
             self._interrupted = True
 
     def outcome(self, graph: Pregel[Any, Any, Any, Any], output_keys: str | list[str] | None) -> Outcome:
@@ -86,14 +86,20 @@ class FinalState:
         values = self._values
         if isinstance(values, dict):
             values = _projected(values, graph.output_channels if output_keys is None else output_keys)
-            if self._interrupts:
-                values = {**values, _INTERRUPT: self._interrupts}
-        status = Status.INTERRUPTED if self._interrupted else Status.SUCCESS
-        return Outcome(status, result=None if values is None else encode_data("values", values))
+        result = None if values is None else encode_data("values", values)
+        if self._interrupts:
+            result = _with_interrupts(result, encode(self._interrupts, _INTERRUPT))
+        return Outcome(Status.INTERRUPTED if self._interrupted else Status.SUCCESS, result=result)
 
 
-def _projected(values: dict[str, Any], keys: str | Any) -> dict[str, Any]:
-    """What `ainvoke` returns of the values that `astream` emits: the output schema's keys, and interrupts."""
-    if isinstance(keys, str):
-        return values
-    return {key: value for key, value in values.items() if key in keys or key == _INTERRUPT}
+def _projected(values: dict[str, Any], keys: str | Any) -> dict[str, Any] | None:
+    """What `ainvoke` returns of the values that `astream` emits: the output schema's keys, None where it has none."""
+    values = {key: value for key, value in values.items() if key != _INTERRUPT}
+    return values if isinstance(keys, str) else {key: value for key, value in values.items() if key in keys} or None
+
+
+def _with_interrupts(values: bytes | None, interrupts: bytes) -> bytes:
+    """Put the interrupts among the values, if those are an object: by now it does not matter of which class."""
+    if values is None or not values.startswith(b"{") or values == b"{}":
+        return b'{"%b":%b}' % (_INTERRUPT.encode(), interrupts)
+    return b'%b,"%b":%b}' % (values[:-1], _INTERRUPT.encode(), interrupts)
