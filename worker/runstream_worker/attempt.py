@@ -182,6 +182,9 @@ class Attempt:
 class _SlowDown(AsyncCallbackHandler):
     """Holds a model back while too many events wait: LangGraph's own queue between model and reader has no bound.
 
+    Only one that is called with `ainvoke` or `astream` is held back. For the others LangChain calls back in another event
+    loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for ever.
+
     LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
     that happens: a call would add a twentieth to what a token takes.
     """
@@ -191,6 +194,7 @@ class _SlowDown(AsyncCallbackHandler):
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self._loop = asyncio.get_running_loop()
 
     @property
     def ignore_llm(self) -> bool:
@@ -199,7 +203,8 @@ class _SlowDown(AsyncCallbackHandler):
 
     async def on_llm_new_token(self, token: object, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
         """Wait for room."""
-        await self._publisher.room()
+        if asyncio.get_running_loop() is self._loop:
+            await self._publisher.room()
 
 
 async def _input(graph: Pregel[Any, Any, Any, Any], request: RunRequest, config: RunnableConfig) -> object:
