@@ -105,7 +105,6 @@ def _v1(output: Any) -> Any:
     return {**(values if isinstance(values, dict) else {}), "__interrupt__": output.interrupts}
 
 
-@pytest.mark.xfail(strict=True, reason="the worker asks for values in any case, and v2 makes them the state's class")
 async def test_v2_without_values_does_not_need_a_complete_state(client: Client, workers: Workers) -> None:
     """A required field that is written later is no fault of a run that does not ask to see the values."""
     await start(workers, Case("late", late_field, (None,)), "graph")

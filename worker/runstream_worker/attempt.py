@@ -128,16 +128,16 @@ class Attempt:
         source = self._means.graphs.get(request.graph)
         if source is None:
             raise ProtocolError(f"this worker has no graph {request.graph!r}; it has {', '.join(self._means.graphs)}")
-        config = self._config(request)
         final = FinalState()
+        config = self._config(request, [final, _SlowDown(self._publisher)])
         wanted = frozenset(request.stream_mode)
         async with source.open(config, checkpointer=self._means.checkpointer) as graph:
             stream = chunks(
                 graph,
                 await _input(graph, request, config),
                 config,
-                # The final values and the interrupts are needed even where nobody asked to see them.
-                modes=list(dict.fromkeys([*request.stream_mode, "values", "updates"])),
+                # Interrupts are needed even where nobody asked to see them.
+                modes=list(dict.fromkeys([*request.stream_mode, "updates"])),
                 version=request.version,
                 subgraphs=request.subgraphs,
                 **_options(request),
@@ -149,10 +149,9 @@ class Attempt:
                         await self._publisher.put(chunk)
             return final.outcome(graph, request.output_keys)
 
-    def _config(self, request: RunRequest) -> RunnableConfig:
+    def _config(self, request: RunRequest, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
         configurable = {**request.config.get("configurable", {}), "thread_id": request.thread_id}
-        slow_down = _SlowDown(self._publisher)
-        return cast("RunnableConfig", {**request.config, "configurable": configurable, "callbacks": [slow_down]})
+        return cast("RunnableConfig", {**request.config, "configurable": configurable, "callbacks": callbacks})
 
     async def _finish(self, outcome: Outcome | None) -> Outcome | None:
         """Write the end, once, however often it takes; None when the run is not this attempt's any more."""
@@ -182,8 +181,9 @@ class Attempt:
 class _SlowDown(AsyncCallbackHandler):
     """Holds a model back while too many events wait: LangGraph's own queue between model and reader has no bound.
 
-    Only one that is called with `ainvoke` or `astream` is held back. For the others LangChain calls back in another event
-    loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for ever.
+    Only one that is called with `ainvoke` or `astream` is held back. For the others LangChain calls back in another
+    event loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for
+    ever.
 
     LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
     that happens: a call would add a twentieth to what a token takes.

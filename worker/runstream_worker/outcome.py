@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
+from langchain_core.callbacks import AsyncCallbackHandler
 from langgraph.pregel import Pregel
 
 from runstream.errors import RunstreamError
@@ -58,11 +60,20 @@ def broken_off(guard: Guard) -> Outcome | None:
             raise RunstreamError("nothing has ended this attempt")
 
 
-class FinalState:
-    """Watches the chunks of a run for what `ainvoke` would return, and for whether it was interrupted."""
+class FinalState(AsyncCallbackHandler):
+    """Finds out what `ainvoke` would return, and whether the run was interrupted.
+
+    The final values are those that the graph reports at its end as a LangChain callback, or, where the run streams
+    them, the last that it emits. (Asking for the mode `values` behind the user's back would have LangGraph make the state's
+    class of every step with version v2, and fail where a required field is written later.)
+    """
+
+    run_inline = True
+    ignore_llm = ignore_chat_model = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
 
     def __init__(self) -> None:
         self._values: Any = None
+        self._streamed = False
         self._interrupts: list[object] = []
         self._interrupted = False
 
@@ -71,11 +82,23 @@ class FinalState:
         if chunk.ns:
             return
         if chunk.mode == "values":
-            self._values = chunk.data
+            self._values, self._streamed = chunk.data, True
         elif chunk.mode == "updates" and isinstance(chunk.data, dict) and _INTERRUPT in chunk.data:
             # One chunk for each task that asks; an empty one where the graph was told to stop at a node.
             self._interrupts += chunk.data[_INTERRUPT]
             self._interrupted = True
+
+    async def on_chain_end(
+        self,
+        outputs: Any,
+        *,
+        run_id: UUID,  # noqa: ARG002 - as langchain calls it
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Take the root's output."""
+        if parent_run_id is None and not self._streamed:
+            self._values = outputs
 
     def outcome(self, graph: Pregel[Any, Any, Any, Any], output_keys: str | list[str] | None) -> Outcome:
         """The outcome of a graph that came to its end.
