@@ -25,11 +25,12 @@ from runstream.model import STREAM_MODES, Status
 _GROUP = "runstream.commands"
 _EVENT_MODES = (*STREAM_MODES, "attempt", "end", "gap")
 _ABOUT = """\
-Run LangGraph agents on workers; publish every chunk to a stream that any number of readers tail.
+Run LangGraph agents on workers; publish every chunk to a stream that any number
+of readers tail.
 
-  runstream demo                                see it work: Redis, a worker, two readers
-  runstream dev my_agent.py:graph               develop: an embedded Redis, a worker that reloads
-  runstream enqueue agent "What time is it?" -f  enqueue a run and follow it"""
+  runstream demo                              Redis, a worker, two readers: see it work
+  runstream dev my_agent.py:graph             a Redis, a worker that reloads: develop
+  runstream enqueue agent "Hello!" --text     enqueue a run and read the answer"""
 
 
 class Commands:

@@ -26,7 +26,7 @@ class Exit(IntEnum):
 EXIT_CODES = """\
 exit codes:
   0    all went well
-  1    the run failed, was stopped, timed out or was lost; or the command could not do its work
+  1    the run failed, was stopped, timed out or was lost; or something went wrong
   2    the command was not understood, or the request was refused
   3    there is no such run
   4    Redis cannot be reached, or does not let us in

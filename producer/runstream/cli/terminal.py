@@ -9,7 +9,7 @@ import shutil
 import sys
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Style: TypeAlias = Literal["bold", "dim", "red", "green", "yellow", "cyan"]
 
@@ -23,19 +23,22 @@ class Output:
 
     Attributes:
         pretty: for people; otherwise lines of JSON.
-        colour: whether standard output takes ANSI styles.
+        terminal: whether standard output is one.
+        colour: whether it takes ANSI styles.
         width: the columns of a line.
     """
 
     pretty: bool
+    terminal: bool = False
     colour: bool = False
     width: int = 80
 
     @classmethod
     def choose(cls, *, as_json: bool) -> Output:
         """Pretty in a terminal, JSON in a pipe or where it was asked for."""
-        terminal = is_terminal(sys.stdout)
-        return cls(terminal and not as_json, terminal and takes_colour(), shutil.get_terminal_size().columns)
+        terminal = sys.stdout.isatty()
+        columns = shutil.get_terminal_size().columns
+        return cls(terminal and not as_json, terminal, terminal and _takes_colour(), columns)
 
     def line(self, text: str = "") -> None:
         """Write a line, at once."""
@@ -57,24 +60,13 @@ class Output:
 
     def styled(self, text: str, *styles: Style) -> str:
         """The text in these styles, where the terminal takes them."""
-        return styled(text, *styles) if self.colour else text
+        codes = ";".join(_CODES[style] for style in styles)
+        return f"\x1b[{codes}m{text}\x1b[0m" if codes and self.colour else text
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody looks at the stream."""
-    return stream.isatty()
-
-
-def takes_colour() -> bool:
+def _takes_colour() -> bool:
     """Whether colours are welcome (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def styled(text: str, *styles: Style) -> str:
-    """The text between ANSI codes."""
-    if not styles:
-        return text
-    return f"\x1b[{';'.join(_CODES[style] for style in styles)}m{text}\x1b[0m"
 
 
 def printable(text: str) -> str:
