@@ -56,7 +56,8 @@ async def _overview(args: argparse.Namespace, client: Client, output: Output) ->
     recent = await client.runs(limit=_RUNS_LOOKED_AT)
     async with aclosing(connect(redis_url(args), connections=1)) as redis:
         server = await _server(redis)
-        now = from_ms(int((await cast("Any", redis.time()))[0]) * 1000)
+        seconds, microseconds = await cast("Any", redis.time())
+        now = from_ms(seconds * 1000 + microseconds // 1000)
         graphs = {graph for worker in workers for graph in _graphs(worker)} | {run.graph for run in recent}
         queues = await _queues(redis, Keys(namespace(args)), workers, sorted(graphs), now)
     about = {"url": masked(redis_url(args)), "namespace": namespace(args), **server}
