@@ -23,12 +23,12 @@ from arq.worker import Function, Worker, func
 from runstream.connection import connect
 from runstream.faults import AWAY
 from runstream.keys import Keys
+from runstream.tasks import cancel
 from runstream_worker.graphs import GraphSource
 from runstream_worker.runner import Runner, open_runner
 from runstream_worker.settings import WorkerSettings
 
 _HEALTH_INTERVAL = 10
-_CANCEL_AGAIN = 0.1
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -134,23 +134,13 @@ class _Signals:
         self._count += 1
         runner: Runner | None = self._worker.ctx.get("runner")
         if self._ending is None and self._worker.main_task is not None:
-            self._ending = asyncio.create_task(_end(self._worker.main_task), name="runstream-end")
+            self._ending = asyncio.create_task(cancel([self._worker.main_task]), name="runstream-end")
         if self._count == 2 and runner is not None:
             _logger.info("told again to leave: ending the running runs now")
             runner.hurry()
         elif self._count > 2 and self._serving is not None:
             _logger.warning("told a third time to leave: giving up what does not end")
             self._serving.cancel()
-
-
-async def _end(main: asyncio.Task[None]) -> None:
-    """Cancel until it is done: `asyncio.wait_for` of Python 3.11 swallows a cancellation that meets a result.
-
-    (python/cpython#86296. redis-py waits so for its connections, and arq's main task would go on for ever.)
-    """
-    while not main.done():
-        main.cancel()
-        await asyncio.wait({main}, timeout=_CANCEL_AGAIN)
 
 
 async def _close(worker: Worker) -> None:

@@ -15,7 +15,8 @@ from runstream.cli.exits import Exit, masked
 from runstream.cli.render import ago, fields, run_fields, table
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
-from runstream.client import Client, connect
+from runstream.client import Client
+from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.model import from_ms
 

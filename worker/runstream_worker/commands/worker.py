@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 from runstream.cli.exits import CommandError, Exit, explain
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
-from runstream.client import Client, connect
+from runstream.client import Client
+from runstream.connection import connect
 from runstream.settings import NAMESPACE_VARIABLE, REDIS_URL_VARIABLE, ClientSettings
 from runstream_worker.settings import WorkerSettings
 from runstream_worker.supervisor import Parent, Ready, Supervisor, WorkerCommand
