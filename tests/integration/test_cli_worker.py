@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.support.processes import Processes
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 from runstream import Client, Status
@@ -82,6 +83,35 @@ async def test_a_second_signal_ends_the_runs(cli: Processes, client: Client, num
     assert (await worker.command.ended()).code == 0
     assert (await client.get(run.run_id)).status.ended
     assert "Traceback" not in worker.command.err
+
+
+async def test_a_worker_outlives_a_redis_that_is_away_for_a_while(
+    cli: Processes, client: Client, redis_url: str
+) -> None:
+    async with Proxy(redis_url) as proxy:
+        worker = await cli.worker("waits=graph.py", "--redis", proxy.url)
+        run = await client.enqueue("waits", {})
+        await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+        await proxy.take_away()
+        await until(lambda: "cannot poll arq's own queue" in worker.command.err, "arq has noticed")
+        proxy.restore()
+        cli.write("go", "")
+
+        assert await client.result(run.run_id) == {"number": 42}
+        worker.command.terminate()
+        assert (await worker.command.ended()).code == 0
+
+
+async def test_an_idle_worker_leaves_while_redis_is_away(cli: Processes, client: Client, redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy:
+        worker = await cli.worker("waits=graph.py", "--redis", proxy.url)
+        await proxy.take_away()
+
+        worker.command.terminate()
+
+        assert (await worker.command.ended()).code == 0
+        assert "Redis is away while this worker leaves" in worker.command.err
 
 
 async def test_without_a_target_it_runs_the_default_agent_and_says_so(cli: Processes, client: Client) -> None:

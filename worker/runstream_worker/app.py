@@ -19,9 +19,10 @@ from arq.connections import ArqRedis
 from arq.cron import CronJob
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker, func
+from redis.exceptions import RedisError
 
 from runstream.connection import connect
-from runstream.faults import AWAY
+from runstream.faults import AWAY, is_passing
 from runstream.keys import Keys
 from runstream.tasks import cancel
 from runstream_worker.graphs import GraphSource
@@ -107,7 +108,7 @@ async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **o
     A second signal ends the running runs at once. A third gives up waiting for what does not end, such as a write to a
     Redis that has gone away.
     """
-    worker = Worker(**arq_options(graphs, settings, **options))
+    worker = _PatientWorker(**arq_options(graphs, settings, **options))
     worker.on_stop = _Signals(worker).heard
     try:
         await worker.async_run()
@@ -118,6 +119,24 @@ async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **o
             raise
     finally:
         await _close(worker)
+
+
+class _PatientWorker(Worker):
+    """Outlives a Redis that is away for a while, which arq does not: its runs have been waiting for it, too."""
+
+    _is_away = False
+
+    async def _poll_iteration(self) -> None:
+        try:
+            await super()._poll_iteration()
+        except (RedisError, OSError) as error:
+            if not is_passing(error):
+                raise
+            if not self._is_away:
+                _logger.warning("cannot poll arq's own queue, trying again: %s: %s", type(error).__name__, error)
+            self._is_away = True
+        else:
+            self._is_away = False
 
 
 class _Signals:
