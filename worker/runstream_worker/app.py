@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from signal import Signals
 from typing import Any
 
 from arq.connections import ArqRedis
 from arq.cron import CronJob
 from arq.typing import StartupShutdown, WorkerCoroutine
 from arq.worker import Function, Worker, func
+from redis.exceptions import RedisError
 
 from runstream.connection import connect
+from runstream.faults import AWAY, is_passing
 from runstream.keys import Keys
+from runstream.tasks import cancel
 from runstream_worker.graphs import GraphSource
 from runstream_worker.runner import Runner, open_runner
 from runstream_worker.settings import WorkerSettings
 
 _HEALTH_INTERVAL = 10
+
+_logger = logging.getLogger("runstream.worker")
 
 
 def json_serializer(value: Mapping[str, Any]) -> bytes:
@@ -96,8 +103,13 @@ async def _refuse(ctx: Mapping[Any, Any], run_id: str) -> None:  # noqa: ARG001 
 
 
 async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **options: Any) -> None:
-    """Work until SIGINT or SIGTERM, then drain. `options` are those of `arq_options`."""
-    worker = Worker(**arq_options(graphs, settings, **options))
+    """Work until SIGINT or SIGTERM, then drain; `options` are those of `arq_options`.
+
+    A second signal ends the running runs at once. A third gives up waiting for what does not end, such as a write to a
+    Redis that has gone away.
+    """
+    worker = _PatientWorker(**arq_options(graphs, settings, **options))
+    worker.on_stop = _Signals(worker).heard
     try:
         await worker.async_run()
     except asyncio.CancelledError:
@@ -106,7 +118,58 @@ async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **o
         if task is not None and task.cancelling():
             raise
     finally:
+        await _close(worker)
+
+
+class _PatientWorker(Worker):
+    """Outlives a Redis that is away for a while, which arq does not: its runs have been waiting for it, too."""
+
+    _is_away = False
+
+    async def _poll_iteration(self) -> None:
+        try:
+            await super()._poll_iteration()
+        except (RedisError, OSError) as error:
+            if not is_passing(error):
+                raise
+            if not self._is_away:
+                _logger.warning("cannot poll arq's own queue, trying again: %s: %s", type(error).__name__, error)
+            self._is_away = True
+        else:
+            self._is_away = False
+
+
+class _Signals:
+    """What signals do besides what arq does, which is to cancel its main task once."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._serving = asyncio.current_task()
+        self._count = 0
+        self._ending: asyncio.Task[None] | None = None
+
+    def heard(self, _: Signals) -> None:
+        """Take a signal; called by arq."""
+        self._count += 1
+        runner: Runner | None = self._worker.ctx.get("runner")
+        if self._ending is None and self._worker.main_task is not None:
+            self._ending = asyncio.create_task(cancel([self._worker.main_task]), name="runstream-end")
+        if self._count == 2 and runner is not None:
+            _logger.info("told again to leave: ending the running runs now")
+            runner.hurry()
+        elif self._count > 2 and self._serving is not None:
+            _logger.warning("told a third time to leave: giving up what does not end")
+            self._serving.cancel()
+
+
+async def _close(worker: Worker) -> None:
+    try:
         await worker.close()
+    except AWAY as error:
+        # arq begins by taking its health check out of Redis, and goes no further when that is away.
+        _logger.warning("Redis is away while this worker leaves: %s: %s", type(error).__name__, error)
+        if worker.on_shutdown is not None:
+            await worker.on_shutdown(worker.ctx)
 
 
 __all__ = ["Runner", "arq_options", "json_deserializer", "json_serializer", "serve"]

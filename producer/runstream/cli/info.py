@@ -1,0 +1,126 @@
+"""`runstream info`: a run's record; or what is there: Redis, queues, workers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from runstream.cli.exits import Exit, masked
+from runstream.cli.render import ago, fields, run_fields, table
+from runstream.cli.session import namespace, redis_url
+from runstream.cli.terminal import Output
+from runstream.client import Client
+from runstream.connection import connect
+from runstream.keys import Keys
+from runstream.model import from_ms
+
+_RUNS_LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The runs of one graph that nobody has taken yet.
+
+    Attributes:
+        graph: its name.
+        due: how many wait for a worker.
+        later: how many are not due yet.
+        workers: how many workers have the graph.
+    """
+
+    graph: str
+    due: int
+    later: int
+    workers: int
+
+
+async def info(args: argparse.Namespace, client: Client, output: Output) -> int:
+    """Show a run's record; without a run, Redis, the queues and the workers."""
+    if args.run_id is None:
+        return await _overview(args, client, output)
+    record = await client.get(args.run_id)
+    if output.pretty:
+        _write(output, fields(run_fields(record, output), output))
+    else:
+        output.line(record.model_dump_json())
+    return Exit.OK
+
+
+async def _overview(args: argparse.Namespace, client: Client, output: Output) -> int:
+    workers = await client.workers()
+    recent = await client.runs(limit=_RUNS_LOOKED_AT)
+    async with aclosing(connect(redis_url(args), connections=1)) as redis:
+        server = await _server(redis)
+        seconds, microseconds = await cast("Any", redis.time())
+        now = from_ms(seconds * 1000 + microseconds // 1000)
+        graphs = {graph for worker in workers for graph in _graphs(worker)} | {run.graph for run in recent}
+        queues = await _queues(redis, Keys(namespace(args)), workers, sorted(graphs), now)
+    about = {"url": masked(redis_url(args)), "namespace": namespace(args), **server}
+    if output.pretty:
+        _show(output, about, queues, workers, now)
+    else:
+        output.json({"redis": about, "queues": [asdict(queue) for queue in queues], "workers": list(workers)})
+    return Exit.OK
+
+
+async def _server(redis: Redis) -> dict[str, str]:
+    told: Mapping[str, Any] = await cast("Any", redis.info())
+    kind = "valkey" if "valkey_version" in told else "redis"
+    return {
+        "version": f"{kind} {told.get(f'{kind}_version')}",
+        "memory": str(told.get("used_memory_human")),
+        "clients": str(told.get("connected_clients")),
+    }
+
+
+async def _queues(
+    redis: Redis, keys: Keys, workers: Iterable[Mapping[str, str]], graphs: Iterable[str], now: datetime
+) -> list[Queue]:
+    queues = []
+    for graph in graphs:
+        waiting = int(await cast("Any", redis.zcard(keys.queue(graph))))
+        due = int(await cast("Any", redis.zcount(keys.queue(graph), "-inf", now.timestamp() * 1000)))
+        queues.append(Queue(graph, due, waiting - due, sum(graph in _graphs(worker) for worker in workers)))
+    return queues
+
+
+def _graphs(worker: Mapping[str, str]) -> list[str]:
+    return [graph for graph in worker.get("graphs", "").split(",") if graph]
+
+
+def _show(
+    output: Output, about: Mapping[str, str], queues: list[Queue], workers: list[Mapping[str, str]], now: datetime
+) -> None:
+    _write(output, fields(about, output))
+    output.line()
+    rows = [[queue.graph, str(queue.due), str(queue.later), str(queue.workers)] for queue in queues]
+    _write(output, table(rows, ("GRAPH", "WAITING", "LATER", "WORKERS"), output))
+    output.line()
+    _write(output, table([_worker_row(worker, now) for worker in workers], _WORKER_HEAD, output))
+    for queue in queues:
+        if queue.due and not queue.workers:
+            output.note(f"runs wait for graph {queue.graph!r}, and no worker has it")
+
+
+_WORKER_HEAD = ("WORKER", "RUNS", "SLOTS", "BEAT", "UP", "GRAPHS")
+
+
+def _worker_row(worker: Mapping[str, str], now: datetime) -> list[str]:
+    beat, started = (_since(worker.get(field), now) for field in ("beat_at", "started_at"))
+    return [worker["id"], worker.get("running", "?"), worker.get("concurrency", "?"), beat, started,
+            worker.get("graphs", "")]  # fmt: skip
+
+
+def _since(ms: str | None, now: datetime) -> str:
+    return "?" if ms is None else ago(from_ms(int(ms)), now)
+
+
+def _write(output: Output, lines: Iterable[str]) -> None:
+    for line in lines:
+        output.line(line)

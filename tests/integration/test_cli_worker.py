@@ -1,0 +1,246 @@
+"""`runstream worker`, `dev` and `demo`: real processes, real signals."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support.processes import Processes
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
+
+from runstream import Client, Status
+
+GRAPH = """
+import asyncio
+from pathlib import Path
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    number: int
+
+async def wait(state):
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return {"number": 42}
+
+graph = StateGraph(State).add_node("wait", wait).add_edge(START, "wait").compile()
+"""
+
+
+@pytest.fixture
+async def cli(redis_url: str, namespace: str, tmp_path: Path) -> AsyncIterator[Processes]:
+    async with Processes(redis_url, namespace, tmp_path) as processes:
+        processes.write("graph.py", GRAPH)
+        yield processes
+
+
+async def _begun(client: Client, run_id: str) -> bool:
+    return (await client.get(run_id)).status is Status.RUNNING
+
+
+async def test_an_idle_worker_leaves_at_sigterm(cli: Processes, client: Client) -> None:
+    worker = await cli.worker("waits=graph.py")
+    await until(lambda: _has_workers(client), "the first beat")
+    assert [one["id"] for one in await client.workers()] == [worker.worker_id]
+    assert worker.graphs == ["waits"]
+    assert (await cli.run("worker", "--check")).code == 0
+
+    worker.command.terminate()
+
+    assert (await worker.command.ended()).code == 0
+    assert await client.workers() == []
+    assert (await cli.run("worker", "--check")).code == 1
+
+
+async def test_a_worker_drains_at_sigterm(cli: Processes, client: Client) -> None:
+    worker = await cli.worker("waits=graph.py")
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    worker.command.terminate()
+    await until(lambda: "waiting up to 20 s for 1 running runs" in worker.command.err, "the worker drains")
+    cli.write("go", "")
+
+    assert (await worker.command.ended()).code == 0
+    assert await client.result(run.run_id) == {"number": 42}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_the_runs(cli: Processes, client: Client, number: signal.Signals) -> None:
+    worker = await cli.worker("waits=graph.py")
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    worker.command.send(number)
+    await until(lambda: "waiting up to" in worker.command.err, "the worker drains")
+    worker.command.send(number)
+
+    assert (await worker.command.ended()).code == 0
+    assert (await client.get(run.run_id)).status.ended
+    assert "Traceback" not in worker.command.err
+
+
+async def test_a_worker_outlives_a_redis_that_is_away_for_a_while(
+    cli: Processes, client: Client, redis_url: str
+) -> None:
+    async with Proxy(redis_url) as proxy:
+        worker = await cli.worker("waits=graph.py", "--redis", proxy.url)
+        run = await client.enqueue("waits", {})
+        await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+        await proxy.take_away()
+        await until(lambda: "cannot poll arq's own queue" in worker.command.err, "arq has noticed")
+        proxy.restore()
+        cli.write("go", "")
+
+        assert await client.result(run.run_id) == {"number": 42}
+        worker.command.terminate()
+        assert (await worker.command.ended()).code == 0
+
+
+async def test_an_idle_worker_leaves_while_redis_is_away(cli: Processes, client: Client, redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy:
+        worker = await cli.worker("waits=graph.py", "--redis", proxy.url)
+        await proxy.take_away()
+
+        worker.command.terminate()
+
+        assert (await worker.command.ended()).code == 0
+        assert "Redis is away while this worker leaves" in worker.command.err
+
+
+async def test_without_a_target_it_runs_the_default_agent_and_says_so(cli: Processes, client: Client) -> None:
+    worker = await cli.worker()
+
+    text = "".join([text async for text in client.text(await _ask(client))])
+
+    assert worker.graphs == ["agent"]
+    assert "no target was given: running the default agent as 'agent', on the offline model" in worker.command.err
+    assert "6 * 7 = 42" in text
+
+
+async def _ask(client: Client) -> str:
+    message = {"role": "user", "content": "What is 6 * 7?"}
+    return (await client.enqueue("agent", {"messages": [message]}, stream_mode="messages")).run_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["missing.py"], 1, "there is no file"),
+        (["graph.py:nothing"], 1, "has no attribute 'nothing'"),
+        (["raises.py"], 1, "importing"),
+        (["graph.py", "--checkpointer", "oracle://x"], 2, "checkpointer: 'oracle://x' must begin with"),
+        (["graph.py", "--redis", "redis://:secret@127.0.0.1:1"], 4, "cannot reach Redis at redis://:***@127.0.0.1:1"),
+        (["missing.py", "--processes", "2"], 1, "there is no file"),
+    ],
+)
+async def test_a_worker_that_cannot_start_says_why(cli: Processes, arguments: list[str], code: int, told: str) -> None:
+    cli.write("raises.py", "import nothing_of_this_name")
+
+    found = await cli.run("worker", *arguments)
+
+    assert found.code == code
+    assert told in found.err
+    assert "Traceback" not in found.err
+    assert "secret" not in found.err
+
+
+async def test_a_supervisor_replaces_a_worker_that_dies_and_ends_with_all(cli: Processes, client: Client) -> None:
+    supervisor = await cli.start("worker", "--json", "--processes", "2", "waits=graph.py")
+    workers = {(await supervisor.json_line())["worker"] for _ in range(2)}
+    children = psutil.Process(supervisor.pid).children()
+
+    children[0].kill()
+    replacement = (await supervisor.json_line())["worker"]
+    children = psutil.Process(supervisor.pid).children()
+    supervisor.terminate()
+
+    assert replacement not in workers
+    assert len(children) == 2
+    assert (await supervisor.ended()).code == 0
+    assert not any(child.is_running() for child in children)
+    assert "was ended by SIGKILL; another one follows" in supervisor.err
+
+
+async def test_workers_leave_when_their_supervisor_is_killed(cli: Processes, client: Client) -> None:
+    supervisor = await cli.start("worker", "--json", "--processes", "1", "--processes", "2", "waits=graph.py")
+    for _ in range(2):
+        await supervisor.line()
+    children = psutil.Process(supervisor.pid).children()
+
+    supervisor.kill()
+
+    await until(lambda: not any(_lives(child) for child in children), "the workers have left")
+    assert await client.workers() == []
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+async def test_dev_reloads_and_leaves_nothing(cli: Processes) -> None:
+    dev = await cli.start("dev", "waits=graph.py", environment={"RUNSTREAM_REDIS_URL": ""})
+    first = await dev.json_line()
+    family = psutil.Process(dev.pid).children(recursive=True)
+    cli.write("go", "")
+
+    run = await cli.run("enqueue", "waits", "{}", "--result", "--redis", first["redis"])
+    cli.write("graph.py", "raise ValueError('half done')")
+    await until(lambda: "it starts anew when a file changes" in dev.err, "the worker has ended")
+    cli.write("graph.py", GRAPH.replace("42", "43"))
+    second = await dev.json_line()
+    again = await cli.run("enqueue", "waits", "{}", "--result", "--redis", first["redis"])
+    family += psutil.Process(dev.pid).children(recursive=True)
+    dev.send(signal.SIGINT)
+
+    assert (await dev.ended()).code == 0
+    assert (run.json, again.json) == ({"number": 42}, {"number": 43})
+    assert second["worker"] != first["worker"]
+    assert second["redis"] == first["redis"]
+    assert not any(_lives(process) for process in family)
+    assert "Traceback" not in dev.err
+
+
+async def test_the_demo_shows_both_readers_the_same(cli: Processes) -> None:
+    found = await cli.run("demo")
+
+    assert found.code == 0, found.err
+    assert found.out.count("6 * 7 = 42") == 2
+    assert "the same for both" in found.out
+    assert found.err == ""
+
+
+async def test_the_demo_on_a_redis_of_ones_own_leaves_its_runs_alone(
+    cli: Processes, client: Client, redis_url: str
+) -> None:
+    waiting = await client.enqueue("agent", {"messages": []})
+
+    report = (await cli.run("demo", "--json", "--redis", redis_url, "--prompt", "Hello")).json
+
+    assert report["readers_saw_the_same"]
+    assert report["end"]["status"] == "success"
+    assert (await client.get(waiting.run_id)).status is Status.QUEUED
+
+
+async def test_interrupting_the_demo_leaves_nothing(cli: Processes) -> None:
+    demo = await cli.start("demo")
+    while "prompt" not in await demo.line():
+        pass
+    family = psutil.Process(demo.pid).children(recursive=True)
+
+    demo.send(signal.SIGINT)
+
+    found = await demo.ended()
+    assert (found.code, found.err) == (130, "")
+    assert len(family) >= 3
+    assert not any(_lives(process) for process in family)
+
+
+async def _has_workers(client: Client) -> bool:
+    return bool(await client.workers())

@@ -1,0 +1,185 @@
+"""Real processes: `runstream ...` as a shell starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+_ROOT = Path(__file__).parents[2]
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The only line of its output."""
+        return json.loads(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Running:
+    """A command that runs; `Processes` starts it, and ends it if the test does not."""
+
+    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
+        self._process = process
+        self._errors = errors
+        self._finished: Finished | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error so far."""
+        if self._finished is not None:
+            return self._finished.err
+        # Not by seeking: the process writes at the same offset.
+        return os.pread(self._errors.fileno(), 1_000_000, 0).decode()
+
+    async def line(self) -> str:
+        """Its next line of output."""
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), _TIMEOUT)
+        assert line, f"no more output; exit code {await self._process.wait()}; it said: {self.err}"
+        return line.decode().rstrip("\n")
+
+    async def json_line(self) -> Any:
+        return json.loads(await self.line())
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        self.send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def close_output(self) -> None:
+        """Stop reading its output, as `head` does when it has enough."""
+        transport: Any = self._process._transport  # type: ignore[attr-defined] # asyncio has no public way
+        transport.get_pipe_transport(1).close()
+
+    async def ended(self) -> Finished:
+        """Wait for its end."""
+        if self._finished is None:
+            out, _ = await asyncio.wait_for(self._process.communicate(), _TIMEOUT)
+            self._finished = Finished(await self._process.wait(), out.decode(), self.err)
+            self._errors.close()
+        return self._finished
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A worker that has said that it is ready."""
+
+    command: Running
+    worker_id: str
+    graphs: list[str]
+
+
+class Processes:
+    """Starts `runstream ...` in a folder; kills what the test leaves running.
+
+    Without an install, too: the entry points that make the sub-commands are written from `pyproject.toml`.
+    """
+
+    def __init__(self, redis_url: str, namespace: str, folder: Path) -> None:
+        self.folder = folder
+        self._metadata = Path(tempfile.mkdtemp(prefix="runstream-metadata-"))
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "RUNSTREAM_"))},
+            "PYTHONPATH": os.pathsep.join(
+                [*(str(_ROOT / role) for role in ("producer", "worker")), str(self._metadata)]
+            ),
+            "RUNSTREAM_REDIS_URL": redis_url,
+            "RUNSTREAM_NAMESPACE": namespace,
+        }
+        self._running: list[Running] = []
+
+    async def __aenter__(self) -> Self:
+        _write_metadata(self._metadata)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for running in self._running:
+            if not running.has_ended:
+                running.kill()
+            await running.ended()
+        shutil.rmtree(self._metadata)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the folder."""
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    async def start(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Running:
+        """Start `runstream` with these arguments."""
+        with tempfile.TemporaryFile() as given:
+            given.write(stdin.encode())
+            given.seek(0)
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "runstream", *arguments),
+                cwd=self.folder,
+                env={**self._environment, **(environment or {})},
+                stdin=given,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+            )
+        running = Running(process, errors)
+        self._running.append(running)
+        return running
+
+    async def run(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
+        """Run `runstream` with these arguments to its end."""
+        return await (await self.start(*arguments, stdin=stdin, environment=environment)).ended()
+
+    async def worker(self, *arguments: str) -> RunningWorker:
+        """Start `runstream worker` and wait until it takes runs."""
+        command = await self.start("worker", "--json", *arguments)
+        ready = await command.json_line()
+        return RunningWorker(command, ready["worker"], ready["graphs"])
+
+
+def _write_metadata(folder: Path) -> None:
+    """What an install writes, as far as entry points go."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        line
+        for group, entries in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {place}" for name, place in entries.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))

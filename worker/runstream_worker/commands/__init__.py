@@ -1,0 +1,110 @@
+"""The worker's commands of `runstream`: worker, dev, demo.
+
+Every call of `runstream` imports this package, so it imports nothing of LangGraph; the commands do, when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from runstream.cli.app import Commands
+from runstream.cli.exits import CommandError
+from runstream_worker.commands import demo, dev, worker
+
+_NEEDED = ("arq", "langgraph", "langchain", "langchain_openai", "orjson", "watchfiles")
+
+
+def register(commands: Commands) -> None:
+    """Add the commands; the entry point of `runstream.commands`."""
+    _add_demo(commands)
+    _add_dev(commands)
+    _add_worker(commands)
+
+
+def _with_extra(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The command, behind a look whether what it imports is installed."""
+
+    def checked(args: argparse.Namespace) -> int:
+        missing = [name for name in _NEEDED if find_spec(name) is None]
+        if missing:
+            raise CommandError(f"{missing[0]} is not installed; pip install 'runstream[worker]'")
+        return run(args)
+
+    return checked
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add(
+        "demo",
+        _with_extra(demo.run),
+        about="see it work: Redis, a worker process, and two readers of one run",
+        example='runstream demo\nrunstream demo --prompt "What is 6 * 7?"',
+    )
+    parser.add_argument("--prompt", default=demo.PROMPT, metavar="TEXT", help="what to ask the agent")
+
+
+def _add_dev(commands: Commands) -> None:
+    parser = commands.add(
+        "dev",
+        _with_extra(dev.run),
+        about="develop: a worker that reloads when a file changes, with an embedded Redis unless one is named",
+        example="runstream dev my_agent.py:graph\nrunstream dev --config langgraph.json",
+    )
+    _add_worker_options(parser, grace=5.0)
+
+
+def _add_worker(commands: Commands) -> None:
+    parser = commands.add(
+        "worker",
+        _with_extra(worker.run),
+        about="run graphs: claim runs, stream them, until SIGTERM; then drain",
+        example="""
+runstream worker
+runstream worker my_agent.py:graph --concurrency 50 --processes 2
+runstream worker support=agents.support:graph sales=agents.sales:graph --redis redis://redis:6379/0""",
+    )
+    _add_worker_options(parser, grace=20.0)
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help="how many, each with N slots (1)")
+    parser.add_argument("--check", action="store_true", help="exit 0 if a worker of this host is alive, else 1")
+    parser.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
+
+
+def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> None:
+    parser.add_argument(
+        "targets",
+        metavar="[NAME=]TARGET",
+        nargs="*",
+        help="module:attr, path/file.py:attr or langgraph.json; without any, the default agent as 'agent'",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a langgraph.json, as a target")
+    parser.add_argument("--concurrency", type=_count, default=25, metavar="N", help="runs at a time, per process (25)")
+    parser.add_argument(
+        "--checkpointer",
+        metavar="URL",
+        default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
+        help="sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
+    )
+    parser.add_argument("--run-timeout", type=_seconds, metavar="S", help="what an attempt may take")
+    parser.add_argument(
+        "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for runs to end in ({grace:g})"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number over 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds")
+    return seconds

@@ -1,0 +1,167 @@
+"""`runstream dev`: Redis, and a worker that starts anew when a file changes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from runstream.cli.exits import Exit, masked
+from runstream.cli.session import namespace, redis_url
+from runstream.cli.terminal import Output
+from runstream.embedded import EmbeddedRedis
+from runstream.settings import REDIS_URL_VARIABLE
+from runstream_worker.commands.worker import command_of, set_up_logging
+from runstream_worker.supervisor import (
+    Ready,
+    WorkerCommand,
+    WorkerNotStarted,
+    WorkerProcess,
+    first_of,
+    signals_to,
+)
+
+_WATCHED_SUFFIXES = (".py",)
+_WATCHED_NAMES = ("langgraph.json", ".env")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Develop until SIGINT or SIGTERM."""
+    set_up_logging(args.log_level)
+    output = Output.choose(as_json=args.json)
+    with redis_for(args, output) as (url, is_ours):
+        args.redis = url
+        return asyncio.run(_Dev(args, output, is_ours=is_ours).run())
+
+
+@contextmanager
+def redis_for(args: argparse.Namespace, output: Output) -> Iterator[tuple[str, bool]]:
+    """The URL of the Redis that was named, else of an embedded one, and whether it is embedded."""
+    # The local default does not count: a newcomer's machine has no Redis, or somebody else's.
+    named: str = args.redis or os.environ.get(REDIS_URL_VARIABLE, "")
+    with nullcontext() if named else EmbeddedRedis() as embedded:
+        told = embedded.describe() if embedded is not None else masked(named)
+        if output.pretty:
+            output.line(f"{output.styled('Redis ', 'dim')}  {told}")
+        yield (embedded.url, True) if embedded is not None else (named, False)
+
+
+class _Dev:
+    """One session."""
+
+    def __init__(self, args: argparse.Namespace, output: Output, *, is_ours: bool) -> None:
+        self._args = args
+        self._output = output
+        self._is_ours = is_ours
+        self._command: WorkerCommand = command_of(args)
+        self._folders = watched_folders(args.targets, args.config)
+        self._changed = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._worker: WorkerProcess | None = None
+        self._starts = 0
+
+    async def run(self) -> int:
+        """Keep a worker until a signal."""
+        with signals_to(self._leave):
+            async with _watching(self._folders, self._changed):
+                while not self._leaving.is_set():
+                    await self._one_worker()
+        return Exit.OK
+
+    def _leave(self) -> None:
+        self._leaving.set()
+        if self._worker is not None:
+            self._worker.terminate()
+
+    async def _one_worker(self) -> None:
+        """Start a worker; end it when a file changes. One that ends by itself is started anew after a change."""
+        self._changed.clear()
+        worker = self._worker = await WorkerProcess.spawn(self._command)
+        await first_of(self._live(worker), self._changed.wait(), self._leaving.wait())
+        worker.terminate()
+        code = await worker.wait()
+        self._worker = None
+        if self._leaving.is_set():
+            return
+        if self._changed.is_set():
+            self._output.note("a file has changed: starting the worker anew")
+            return
+        self._output.note(f"the worker has ended ({code}); it starts anew when a file changes")
+        await first_of(self._changed.wait(), self._leaving.wait())
+
+    async def _live(self, worker: WorkerProcess) -> None:
+        with suppress(WorkerNotStarted):
+            self._announce(await worker.ready())
+        await worker.wait()
+
+    def _announce(self, ready: Ready) -> None:
+        self._starts += 1
+        if not self._output.pretty:
+            self._output.json({"redis": self._shown_url(), "worker": ready.worker, "graphs": list(ready.graphs)})
+            return
+        for name, told in self._lines(ready) if self._starts == 1 else [("worker", self._about(ready))]:
+            self._output.line(f"{self._output.styled(f'{name:6}', 'dim')}  {told}")
+
+    def _lines(self, ready: Ready) -> list[tuple[str, str]]:
+        folders = ", ".join(map(str, self._folders))
+        return [
+            ("", self._shown_url()),
+            ("worker", self._about(ready)),
+            ("reload", f"when a .py file changes in {folders}"),
+            ("try", self._output.styled(self._example(ready), "bold")),
+            ("", "Ctrl-C ends it all"),
+        ]
+
+    def _about(self, ready: Ready) -> str:
+        return f"{ready.worker}: {', '.join(ready.graphs)}; {ready.slots} slots"
+
+    def _shown_url(self) -> str:
+        """The password of the throw-away Redis is there to be copied; any other is nobody's business."""
+        return self._args.redis if self._is_ours else masked(self._args.redis)
+
+    def _example(self, ready: Ready) -> str:
+        url = redis_url(self._args)
+        can_be_shown = self._is_ours or masked(url) == url
+        where = shlex.quote(url) if can_be_shown else f'"${REDIS_URL_VARIABLE}"'
+        also = f" --namespace {namespace(self._args)}" if self._args.namespace else ""
+        return f'runstream enqueue {ready.graphs[0]} "What time is it?" --text --redis {where}{also}'
+
+
+def watched_folders(targets: Sequence[str], config: str | None) -> list[Path]:
+    """The current folder, and those of targets that are files elsewhere."""
+    here = Path.cwd()
+    folders = [here]
+    for target in [*targets, *([config] if config else [])]:
+        location = target.rpartition("=")[2]
+        path = Path(location if location.endswith(".json") else location.rpartition(":")[0] or location)
+        folder = path.resolve().parent
+        if path.exists() and not any(folder.is_relative_to(known) for known in folders):
+            folders.append(folder)
+    return folders
+
+
+@asynccontextmanager
+async def _watching(folders: Sequence[Path], changed: asyncio.Event) -> AsyncIterator[None]:
+    """Set the event whenever a file changes that a worker may have read."""
+    from watchfiles import Change, DefaultFilter, awatch  # noqa: PLC0415 - an extra
+
+    outside_of_caches = DefaultFilter()
+
+    def is_watched(change: Change, path: str) -> bool:
+        name = Path(path).name
+        return (name.endswith(_WATCHED_SUFFIXES) or name in _WATCHED_NAMES) and outside_of_caches(change, path)
+
+    async def watch() -> None:
+        async for _ in awatch(*folders, watch_filter=is_watched):
+            changed.set()
+
+    watching = asyncio.create_task(watch(), name="runstream-watch")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

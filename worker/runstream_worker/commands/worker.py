@@ -1,0 +1,149 @@
+"""`runstream worker`: one worker in this process, or a supervisor of several."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.exceptions import RedisError
+
+from runstream.cli.exits import CommandError, Exit, explain
+from runstream.cli.session import namespace, redis_url
+from runstream.cli.terminal import Output
+from runstream.client import Client
+from runstream.connection import connect
+from runstream.settings import NAMESPACE_VARIABLE, REDIS_URL_VARIABLE, ClientSettings
+from runstream_worker.settings import WorkerSettings
+from runstream_worker.supervisor import Parent, Ready, Supervisor, WorkerCommand
+
+if TYPE_CHECKING:
+    from runstream_worker.graphs import GraphSource
+
+_ALIVE_WITHIN = 10.0
+"""A worker beats once a second; one that has not for this many seconds is not well."""
+_LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+_LOUD = ("arq", "httpx", "watchfiles")
+
+_logger = logging.getLogger("runstream.worker")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work until SIGTERM or SIGINT."""
+    if args.check:
+        return asyncio.run(_check(args))
+    set_up_logging(args.log_level)
+    output = Output(pretty=not args.json)
+    if args.processes > 1:
+        supervisor = Supervisor(command_of(args), args.processes, lambda ready: _announce(ready, output))
+        return asyncio.run(supervisor.run())
+    parent = Parent(args.supervised_by) if args.supervised_by is not None else None
+    if parent is not None:
+        parent.watch(args.shutdown_grace)
+    asyncio.run(_reach_redis(redis_url(args)))
+    return _work(load(args), args, output, parent)
+
+
+def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
+    from runstream_worker.app import serve  # noqa: PLC0415 - imports arq
+
+    settings = WorkerSettings(
+        redis_url=redis_url(args),
+        namespace=namespace(args),
+        concurrency=args.concurrency,
+        checkpointer_url=args.checkpointer,
+        run_timeout=args.run_timeout,
+        shutdown_grace=args.shutdown_grace,
+    )
+
+    async def tell(ctx: dict[Any, Any]) -> None:
+        ready = Ready(ctx["runner"].worker_id, tuple(graphs), settings.concurrency)
+        if parent is None:
+            _announce(ready, output)
+        else:
+            parent.tell(ready)
+
+    asyncio.run(serve(graphs, settings, on_startup=tell))
+    return Exit.OK
+
+
+def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
+    """The graphs that were named, or the default agent.
+
+    Raises:
+        GraphLoadError: one of them cannot be loaded.
+    """
+    from runstream_worker.graphs import graph_source, load_graphs  # noqa: PLC0415 - imports langgraph
+
+    if args.targets or args.config:
+        loaded = load_graphs(args.targets, config_file=Path(args.config) if args.config else None)
+        for warning in loaded.warnings:
+            _logger.warning("%s", warning)
+        return loaded
+    from runstream_worker.default_agent import default_agent  # noqa: PLC0415 - imports langchain
+
+    model = "the model that OPENAI_API_KEY opens" if os.environ.get("OPENAI_API_KEY") else "the offline model"
+    _logger.info("no target was given: running the default agent as 'agent', on %s", model)
+    return {"agent": graph_source("agent", default_agent(), location="runstream's default agent")}
+
+
+def command_of(args: argparse.Namespace) -> WorkerCommand:
+    """The command of one worker process with the same options."""
+    arguments = [
+        f"--concurrency={args.concurrency}",
+        f"--shutdown-grace={args.shutdown_grace}",
+        f"--log-level={args.log_level}",
+    ]
+    if args.run_timeout is not None:
+        arguments.append(f"--run-timeout={args.run_timeout}")
+    if args.config is not None:
+        arguments.append(f"--config={args.config}")
+    environment = {REDIS_URL_VARIABLE: redis_url(args), NAMESPACE_VARIABLE: namespace(args)}
+    if args.checkpointer is not None:
+        environment["RUNSTREAM_CHECKPOINTER"] = args.checkpointer
+    return WorkerCommand([*arguments, "--", *args.targets], environment)
+
+
+def set_up_logging(level: str) -> None:
+    """Log to standard error; what only echoes what others do is left out, unless everything is wanted."""
+    logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
+    if level != "debug":
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _announce(ready: Ready, output: Output) -> None:
+    if output.pretty:
+        output.line(f"worker {ready.worker} is ready: {', '.join(ready.graphs)}; {ready.slots} slots")
+    else:
+        output.line(ready.to_json())
+
+
+async def _reach_redis(url: str) -> None:
+    """Fail at once, rather than behind the import of the graphs."""
+    async with aclosing(connect(url, connections=1)) as redis:
+        await cast("Any", redis.ping())
+
+
+async def _check(args: argparse.Namespace) -> int:
+    """Whether a worker of this host is alive; for health checks, which know good and bad only."""
+    host, url = socket.gethostname(), redis_url(args)
+    try:
+        async with Client(url, settings=ClientSettings(namespace=namespace(args))) as client:
+            workers = await client.workers()
+        async with aclosing(connect(url, connections=1)) as redis:
+            now = (await cast("Any", redis.time()))[0]
+    except RedisError as error:
+        raise CommandError(explain(error, url)[1]) from error
+    beats = [now - int(worker["beat_at"]) / 1000 for worker in workers if worker.get("host") == host]
+    if not beats or min(beats) > _ALIVE_WITHIN:
+        told = f"the last beat of one was {min(beats):.0f} s ago" if beats else "none has said anything"
+        raise CommandError(f"no worker of host {host} is alive: {told}")
+    Output(pretty=not args.json).note(f"workers of host {host} that are alive: {len(beats)}")
+    return Exit.OK
