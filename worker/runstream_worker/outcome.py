@@ -64,8 +64,8 @@ class FinalState(AsyncCallbackHandler):
     """Finds out what `ainvoke` would return, and whether the run was interrupted.
 
     The final values are those that the graph reports at its end as a LangChain callback, or, where the run streams
-    them, the last that it emits. (Asking for the mode `values` behind the user's back would have LangGraph make the state's
-    class of every step with version v2, and fail where a required field is written later.)
+    them, the last that it emits. (Asking for the mode `values` behind the user's back would have LangGraph make
+    the state's class of every step with version v2, and fail where a required field is written later.)
     """
 
     run_inline = True
