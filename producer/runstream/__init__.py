@@ -24,7 +24,7 @@ from runstream.errors import (
     RunstreamError,
     RunTimedOut,
 )
-from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResult
+from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResult, WorkerInfo
 from runstream.request import RunOptions
 from runstream.settings import ClientSettings
 from runstream.tail import EventStream
@@ -59,6 +59,7 @@ __all__ = [
     "Send",
     "Status",
     "StopResult",
+    "WorkerInfo",
     "__version__",
     "text_of",
 ]

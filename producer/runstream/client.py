@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast, overload
@@ -22,7 +22,7 @@ from runstream.errors import (
 )
 from runstream.faults import patiently
 from runstream.keys import Keys
-from runstream.model import EventId, RunInfo, Status, StopResult, check_run_id
+from runstream.model import EventId, RunInfo, Status, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, prepare
 from runstream.scripts import Enqueue, Scripts
@@ -343,8 +343,8 @@ class Client:
                 break
         return found
 
-    async def workers(self) -> list[Mapping[str, str]]:
-        """What the live workers say of themselves: id, graphs, slots, running runs, version, times in ms."""
+    async def workers(self) -> list[WorkerInfo]:
+        """The live workers, those that have said something within the last minute."""
         return await self._records.workers()
 
 

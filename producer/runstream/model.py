@@ -144,6 +144,22 @@ class RunInfo(BaseModel):
     stream_bytes: int = 0
 
 
+class WorkerInfo(BaseModel):
+    """What a live worker says of itself. Times are aware datetimes in UTC, by Redis' clock and the worker's."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker_id: str
+    host: str
+    pid: int
+    graphs: list[str]
+    concurrency: int
+    running: int
+    version: str
+    started_at: datetime
+    beat_at: datetime
+
+
 class StopResult(NamedTuple):
     """What a stop did.
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from runstream.errors import RunNotFound
 from runstream.keys import Keys
-from runstream.model import ErrorInfo, EventId, RunInfo, from_ms
+from runstream.model import ErrorInfo, EventId, RunInfo, WorkerInfo, from_ms
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
@@ -72,7 +72,7 @@ class Records:
             pipe.hmget(self._keys.run(run_id), *_FIELDS)
         return list(zip(run_ids, await self._call(pipe.execute), strict=True))
 
-    async def workers(self) -> list[Mapping[str, str]]:
+    async def workers(self) -> list[WorkerInfo]:
         """What the live workers say of themselves."""
         ids = [
             worker_id.decode() for worker_id in await self._call(lambda: self._redis.zrange(self._keys.workers, 0, -1))
@@ -80,12 +80,14 @@ class Records:
         pipe = self._redis.pipeline(transaction=False)
         for worker_id in ids:
             pipe.hgetall(self._keys.worker(worker_id))
-        records = await pipe.execute() if ids else []
-        return [
-            {"id": worker_id, **{field.decode(): value.decode() for field, value in record.items()}}
-            for worker_id, record in zip(ids, records, strict=True)
-            if record
-        ]
+        records = await self._call(pipe.execute) if ids else []
+        return [_worker(worker_id, record) for worker_id, record in zip(ids, records, strict=True) if record]
+
+
+def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> WorkerInfo:
+    said: dict[str, Any] = {field.decode(): value.decode() for field, value in record.items()}
+    times = {field: from_ms(int(said[field])) for field in ("started_at", "beat_at")}
+    return WorkerInfo.model_validate({**said, "worker_id": worker_id, "graphs": said["graphs"].split(","), **times})
 
 
 def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:

@@ -235,9 +235,6 @@ async def test_workers_say_what_they_are(client: Client, workers: Workers) -> No
 
     await until(announced, "the worker has said something")
     (worker,) = found
-    assert (worker["id"], worker["graphs"], worker["concurrency"], worker["running"]) == (
-        runner.worker_id,
-        "one,two",
-        "7",
-        "0",
-    )
+    said = (worker.worker_id, worker.graphs, worker.concurrency, worker.running)
+    assert said == (runner.worker_id, ["one", "two"], 7, 0)
+    assert worker.started_at <= worker.beat_at

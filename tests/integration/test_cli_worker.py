@@ -46,7 +46,7 @@ async def _begun(client: Client, run_id: str) -> bool:
 async def test_an_idle_worker_leaves_at_sigterm(cli: Processes, client: Client) -> None:
     worker = await cli.worker("waits=graph.py")
     await until(lambda: _has_workers(client), "the first beat")
-    assert [one["id"] for one in await client.workers()] == [worker.worker_id]
+    assert [one.worker_id for one in await client.workers()] == [worker.worker_id]
     assert worker.graphs == ["waits"]
     assert (await cli.run("worker", "--check")).code == 0
 

@@ -18,7 +18,7 @@ from runstream.cli.terminal import Output
 from runstream.client import Client
 from runstream.connection import connect
 from runstream.keys import Keys
-from runstream.model import from_ms
+from runstream.model import WorkerInfo, from_ms
 
 _RUNS_LOOKED_AT = 100
 
@@ -59,13 +59,19 @@ async def _overview(args: argparse.Namespace, client: Client, output: Output) ->
         server = await _server(redis)
         seconds, microseconds = await cast("Any", redis.time())
         now = from_ms(seconds * 1000 + microseconds // 1000)
-        graphs = {graph for worker in workers for graph in _graphs(worker)} | {run.graph for run in recent}
+        graphs = {graph for worker in workers for graph in worker.graphs} | {run.graph for run in recent}
         queues = await _queues(redis, Keys(namespace(args)), workers, sorted(graphs), now)
     about = {"url": masked(redis_url(args)), "namespace": namespace(args), **server}
     if output.pretty:
         _show(output, about, queues, workers, now)
     else:
-        output.json({"redis": about, "queues": [asdict(queue) for queue in queues], "workers": list(workers)})
+        output.json(
+            {
+                "redis": about,
+                "queues": [asdict(queue) for queue in queues],
+                "workers": [worker.model_dump(mode="json") for worker in workers],
+            }
+        )
     return Exit.OK
 
 
@@ -80,22 +86,18 @@ async def _server(redis: Redis) -> dict[str, str]:
 
 
 async def _queues(
-    redis: Redis, keys: Keys, workers: Iterable[Mapping[str, str]], graphs: Iterable[str], now: datetime
+    redis: Redis, keys: Keys, workers: Iterable[WorkerInfo], graphs: Iterable[str], now: datetime
 ) -> list[Queue]:
     queues = []
     for graph in graphs:
         waiting = int(await cast("Any", redis.zcard(keys.queue(graph))))
         due = int(await cast("Any", redis.zcount(keys.queue(graph), "-inf", now.timestamp() * 1000)))
-        queues.append(Queue(graph, due, waiting - due, sum(graph in _graphs(worker) for worker in workers)))
+        queues.append(Queue(graph, due, waiting - due, sum(graph in worker.graphs for worker in workers)))
     return queues
 
 
-def _graphs(worker: Mapping[str, str]) -> list[str]:
-    return [graph for graph in worker.get("graphs", "").split(",") if graph]
-
-
 def _show(
-    output: Output, about: Mapping[str, str], queues: list[Queue], workers: list[Mapping[str, str]], now: datetime
+    output: Output, about: Mapping[str, str], queues: list[Queue], workers: list[WorkerInfo], now: datetime
 ) -> None:
     _write(output, fields(about, output))
     output.line()
@@ -111,14 +113,9 @@ def _show(
 _WORKER_HEAD = ("WORKER", "RUNS", "SLOTS", "BEAT", "UP", "GRAPHS")
 
 
-def _worker_row(worker: Mapping[str, str], now: datetime) -> list[str]:
-    beat, started = (_since(worker.get(field), now) for field in ("beat_at", "started_at"))
-    return [worker["id"], worker.get("running", "?"), worker.get("concurrency", "?"), beat, started,
-            worker.get("graphs", "")]  # fmt: skip
-
-
-def _since(ms: str | None, now: datetime) -> str:
-    return "?" if ms is None else ago(from_ms(int(ms)), now)
+def _worker_row(worker: WorkerInfo, now: datetime) -> list[str]:
+    beat, started = ago(worker.beat_at, now), ago(worker.started_at, now)
+    return [worker.worker_id, str(worker.running), str(worker.concurrency), beat, started, ",".join(worker.graphs)]
 
 
 def _write(output: Output, lines: Iterable[str]) -> None:

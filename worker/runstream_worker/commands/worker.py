@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
     from runstream_worker.app import serve  # noqa: PLC0415 - imports arq
+    from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
 
     settings = WorkerSettings(
         redis_url=redis_url(args),
@@ -69,7 +70,14 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         else:
             parent.tell(ready)
 
-    asyncio.run(serve(graphs, settings, on_startup=tell))
+    tune_collector()
+    try:
+        asyncio.run(serve(graphs, settings, on_startup=tell))
+    except SystemExit as ended:
+        # asyncio lets it out of any task, past whoever waits for the task.
+        raise CommandError(
+            f"a graph called sys.exit({ended.code!r}): this worker ends, and its runs are lost"
+        ) from ended
     return Exit.OK
 
 
@@ -141,7 +149,7 @@ async def _check(args: argparse.Namespace) -> int:
             now = (await cast("Any", redis.time()))[0]
     except RedisError as error:
         raise CommandError(explain(error, url)[1]) from error
-    beats = [now - int(worker["beat_at"]) / 1000 for worker in workers if worker.get("host") == host]
+    beats = [now - worker.beat_at.timestamp() for worker in workers if worker.host == host]
     if not beats or min(beats) > _ALIVE_WITHIN:
         told = f"the last beat of one was {min(beats):.0f} s ago" if beats else "none has said anything"
         raise CommandError(f"no worker of host {host} is alive: {told}")
