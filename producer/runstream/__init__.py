@@ -27,7 +27,7 @@ from runstream.errors import (
 from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResult, WorkerInfo
 from runstream.request import RunOptions
 from runstream.settings import ClientSettings
-from runstream.tail import EventStream
+from runstream.stream import EventStream
 from runstream.text import text_of
 
 __version__ = "0.1.0"

@@ -27,7 +27,8 @@ from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, prepare
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, namespace_from_environment, redis_url_from_environment
-from runstream.tail import EventStream, Tails
+from runstream.stream import EventStream
+from runstream.tail import Tails
 from runstream.text import text_of
 
 _T = TypeVar("_T")
@@ -255,7 +256,7 @@ class Client:
         if after is not None and live:
             raise InvalidRequest("live", "give an id to go on from, or live=True, not both")
         cursor = EventId.parse(after) if after is not None else None
-        return self._tails.open(check_run_id(run_id), after=cursor, live=live)
+        return EventStream(self._tails, check_run_id(run_id), after=cursor, live=live)
 
     @property
     def tails_watching(self) -> int:

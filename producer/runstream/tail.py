@@ -12,9 +12,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 
@@ -39,7 +38,7 @@ _REST_MAX = 0.01
 _T = TypeVar("_T")
 
 
-class _Feed:
+class Feed:
     """The shared read's side of one reader: a bounded buffer and the reader's alarm clock."""
 
     __slots__ = ("alarm", "buffer", "failure", "limit", "overflown", "run_id")
@@ -53,6 +52,7 @@ class _Feed:
         self.failure: Exception | None = None
 
     def offer(self, event: Event) -> None:
+        """Put an event into the buffer; where there is no room, drop them all: the reader reads them again."""
         if self.overflown:
             return
         if len(self.buffer) >= self.limit:
@@ -63,6 +63,7 @@ class _Feed:
         self.alarm.set()
 
     def fail(self, failure: Exception) -> None:
+        """Tell the reader that nothing more will come, and why."""
         self.failure = failure
         self.alarm.set()
 
@@ -74,7 +75,7 @@ class _Watch:
 
     def __init__(self, key: str, position: EventId) -> None:
         self.decoder = Decoder()
-        self.feeds: dict[_Feed, EventId] = {}
+        self.feeds: dict[Feed, EventId] = {}
         self.packed_key = packed(key.encode())
         self.advance(position, str(position).encode())
 
@@ -118,10 +119,6 @@ class Tails:
         """How many readers take part in the shared read."""
         return sum(len(watch.feeds) for watch in self._watches.values())
 
-    def open(self, run_id: str, *, after: EventId | None, live: bool) -> EventStream:
-        """A reader of one run; it reads nothing before it is iterated."""
-        return EventStream(self, run_id, after=after, live=live)
-
     async def aclose(self) -> None:
         """End the shared read; readers that still wait are told that the client is closed."""
         self._closed = True
@@ -129,13 +126,13 @@ class Tails:
         self._fail_all(RunstreamError("the client is closed"))
         await self._blocking.aclose()
 
-    def new_feed(self, run_id: str) -> _Feed:
+    def new_feed(self, run_id: str) -> Feed:
         """A buffer for one reader."""
         if self._closed:
             raise RunstreamError("the client is closed")
-        return _Feed(run_id, self._buffer)
+        return Feed(run_id, self._buffer)
 
-    def attach(self, feed: _Feed, position: EventId, decoder: Decoder) -> EventId:
+    def attach(self, feed: Feed, position: EventId, decoder: Decoder) -> EventId:
         """Join the shared read from `position` on, or from where it has got to if that is further.
 
         Returns:
@@ -151,7 +148,7 @@ class Tails:
             self._reading = asyncio.create_task(self._read_all(), name="runstream-tail")
         return joined_at
 
-    def detach(self, feed: _Feed) -> None:
+    def detach(self, feed: Feed) -> None:
         """Leave the shared read."""
         watch = self._watches.get(feed.run_id)
         if watch is not None and watch.feeds.pop(feed, None) is not None and not watch.feeds:
@@ -294,162 +291,3 @@ class Tails:
             # Where Redis is away the read will come back by itself, and take the new streams in then.
             with contextlib.suppress(*AWAY):
                 await pipe.execute()
-
-
-class EventStream(AsyncIterator[Event]):
-    """The events of one run, from the place where this reader begins to the run's end.
-
-    Iterate it with `async for`. Leaving the loop early frees everything; `aclose` or `async with` do it at a named
-    place. It is for one task at a time.
-    """
-
-    def __init__(self, tails: Tails, run_id: str, *, after: EventId | None, live: bool) -> None:
-        self._tails = tails
-        self._run_id = run_id
-        self._cursor = after
-        self._live = live
-        self._decoder = Decoder()
-        self._ready: deque[Event] = deque()
-        self._feed: _Feed | None = None
-        self._started = False
-        self._done = False
-
-    @property
-    def cursor(self) -> str | None:
-        """The id of the last event given out: what to pass as `after` to go on from here."""
-        return None if self._cursor is None else str(self._cursor)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        """The next event.
-
-        Raises:
-            RunNotFound: there is no such run, or it expired under the reader.
-            ProtocolError: an event was written by a version that this one cannot read.
-            redis.exceptions.ConnectionError: Redis was away for longer than `reconnect_timeout`.
-        """
-        if self._done and not self._ready:
-            raise StopAsyncIteration
-        try:
-            event = await self._next()
-        except BaseException as error:
-            # A cancelled wait (a timeout around one step, say) leaves the reader as it was.
-            if not isinstance(error, asyncio.CancelledError):
-                await self.aclose()
-            raise
-        if event is None:
-            raise StopAsyncIteration
-        if event.mode != "gap":
-            self._cursor = EventId.of(event.id)
-        if event.mode == "end":
-            await self.aclose()
-        return event
-
-    async def aclose(self) -> None:
-        """Stop reading. The run goes on."""
-        self._done = True
-        self._ready.clear()
-        self._leave()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._feed is not None:
-            self._tails.detach(self._feed)
-            self._feed = None
-
-    async def _next(self) -> Event | None:
-        if not self._started:
-            await self._start()
-        while True:
-            if self._ready:
-                return self._ready.popleft()
-            if self._done:
-                return None
-            if self._feed is None:
-                await self._catch_up()
-            elif self._feed.buffer:
-                self._take(self._feed.buffer.popleft())
-            else:
-                await self._wait(self._feed)
-
-    async def _start(self) -> None:
-        end = await self._tails.end_of(self._run_id)
-        if self._live:
-            self._cursor = end or await self._tails.last_id(self._run_id)
-        self._started = True
-
-    async def _catch_up(self) -> None:
-        """Read a page; at the end of the stream, join the shared read."""
-        # From the beginning means after 0-0: the first event of a run is 1-0.
-        cursor = self._cursor or EventId(0, 0)
-        entries = await self._page(cursor)
-        if not entries and await self._at_end(cursor):
-            self._done = True
-            return
-        cursor = EventId.of(entries[-1][0].decode()) if entries else cursor
-        if len(entries) == PAGE or (self._ready and self._ready[-1].mode == "end"):
-            return
-        feed = self._tails.new_feed(self._run_id)
-        joined_at = self._tails.attach(feed, cursor, self._decoder)
-        self._feed = feed
-        while cursor < joined_at and (between := await self._page(cursor, joined_at)):
-            cursor = EventId.of(between[-1][0].decode())
-
-    async def _page(self, cursor: EventId, until: EventId | None = None) -> list[Entry]:
-        entries = await self._tails.page(self._run_id, cursor, until)
-        for entry in entries:
-            self._take(await self._tails.decode(self._run_id, self._decoder, entry))
-        return entries
-
-    async def _at_end(self, cursor: EventId) -> bool:
-        """Whether an empty page means that the run is over, rather than that nothing has come yet."""
-        end = await self._tails.end_of(self._run_id)
-        if end is None or cursor >= end:
-            return end is not None
-        if await self._page(cursor):
-            return False
-        # The end was written and is gone: what this reader has not seen has been removed.
-        self._ready.append(Event(str(end), "gap", (), {"after": str(cursor), "before": None}))
-        return True
-
-    async def _wait(self, feed: _Feed) -> None:
-        if feed.failure is not None:
-            raise feed.failure
-        if feed.overflown:
-            self._leave()
-            return
-        await feed.alarm.wait()
-        feed.alarm.clear()
-
-    def _take(self, event: Event) -> None:
-        """Queue an event for the reader, behind a gap event where some between it and the last one are gone."""
-        last = EventId.of(self._ready[-1].id) if self._ready else self._cursor
-        missing = _gap(last, event, from_start=not self._live)
-        if missing is not None:
-            self._ready.append(Event(event.id, "gap", (), {"after": missing, "before": event.id}))
-        self._ready.append(event)
-
-
-def _gap(last: EventId | None, event: Event, *, from_start: bool) -> str | None:
-    """The id after which events are missing before this one; None when none is."""
-    here = EventId.of(event.id)
-    if last is None or last == (0, 0):
-        return "0-0" if from_start and here != (1, 0) else None
-    if here.attempt == last.attempt:
-        return str(last) if here.seq != last.seq + 1 else None
-    if here != (last.attempt + 1, 0):
-        return str(last)
-    ended_with = event.data.get("after") if event.mode == "attempt" else None
-    return str(last) if ended_with is not None and ended_with != str(last) else None
