@@ -102,7 +102,7 @@ async def _writer(url: str, namespace: str) -> AsyncIterator[Answers]:
             await scripts.finish(
                 run.run_id,
                 run.attempt,
-                end_id=f"{run.attempt}-1000000",
+                end_seq=1_000_000,
                 event=b'{"m":"end","d":{"status":"success"}}',
                 status="success",
                 record={},

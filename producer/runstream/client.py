@@ -174,12 +174,12 @@ class Client:
             job_before=job_before,
             job_after="}",
             queued_ttl=round(self._settings.queued_ttl * 1000),
+            retention=retention,
             record={
                 "graph": request.graph,
                 "thread": request.thread_id,
                 "modes": ",".join(request.stream_mode),
                 "metadata": json.dumps(run.metadata),
-                "retention": retention,
                 "request": run.request_json,
             },
             idempotency_key=run.idempotency_key,

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from redis.exceptions import AuthenticationError, AuthorizationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 """What redis-py raises while Redis cannot be reached. (It raises its own error for LOADING as a ConnectionError.)"""
+
+_REFUSALS = (AuthenticationError, AuthorizationError)
+"""ConnectionErrors to redis-py, but trying again does not help."""
 
 _RETRY_DELAY = 0.02
 _RETRY_DELAY_MAX = 1.0
@@ -23,7 +27,7 @@ _PASSING = ("OOM ", "LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRY
 def is_passing(error: BaseException) -> bool:
     """Whether the same call may succeed later: Redis is away, is starting, is full, is being failed over."""
     if isinstance(error, AWAY):
-        return True
+        return not isinstance(error, _REFUSALS)
     # redis-py cuts the code off some errors that it has a class for; the class's name says the same.
     name = type(error).__name__
     return str(error).startswith(_PASSING) or name in (
@@ -41,20 +45,23 @@ async def patiently(call: Callable[[], Awaitable[_T]], timeout: float) -> _T:
 
     Args:
         call: may be made several times; all of runstream's scripts and reads may.
-        timeout: in seconds, counted from the first failure.
+        timeout: in seconds, for all tries together.
 
     Raises:
-        redis.exceptions.RedisError: what the last try raised.
+        redis.exceptions.RedisError: what the last try raised, or a `TimeoutError` of redis' where none was answered.
     """
-    loop = asyncio.get_running_loop()
-    give_up: float | None = None
     delay = _RETRY_DELAY
-    while True:
-        try:
-            return await call()
-        except AWAY:
-            give_up = give_up or loop.time() + timeout
-            if loop.time() + delay > give_up:
-                raise
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_DELAY_MAX)
+    last: Exception = RedisTimeoutError(f"Redis has not answered within {timeout:g} s")
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return await call()
+                except AWAY as error:
+                    if isinstance(error, _REFUSALS):
+                        raise
+                    last = error
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_DELAY_MAX)
+    except TimeoutError:
+        raise last from None

@@ -55,7 +55,6 @@ class Claimed(NamedTuple):
     attempt: int
     request: bytes
     """The request's JSON; empty where the record had none."""
-    bytes_used: int
 
 
 class ClaimReply(NamedTuple):
@@ -95,6 +94,14 @@ class BeatReply(NamedTuple):
     """Reason by run id."""
 
 
+class ReapReply(NamedTuple):
+    """What became of expired leases."""
+
+    ended: list[str]
+    broken: dict[str, str]
+    """By run id, why a run could not be ended: its record or stream is not as it must be."""
+
+
 class StopReply(NamedTuple):
     """What became of a stop; `detail` is the status it ended with before, or the worker that was told."""
 
@@ -114,6 +121,7 @@ class Enqueue:
     job_before: str
     job_after: str
     queued_ttl: int
+    retention: int
     record: Mapping[str, str | bytes | int]
     idempotency_key: str | None = None
 
@@ -164,7 +172,7 @@ class Scripts:
         idempotency = self._keys.idempotency(run.idempotency_key) if run.idempotency_key is not None else key
         keys = [key, self._keys.arq_job(run.run_id), self._keys.queue(run.graph), self._keys.bell(run.graph)]
         args: list[Argument] = [run.run_id, run.digest, run.due, "at" if run.due_is_absolute else "in"]
-        args += [run.job_before, run.job_after, run.queued_ttl]
+        args += [run.job_before, run.job_after, run.queued_ttl, run.retention]
         for field, value in run.record.items():
             args += [field, value]
         return [*keys, self._keys.runs, idempotency], args
@@ -201,8 +209,7 @@ class Scripts:
             args += ["?", *(self._keys.run(run_id) for run_id in known)]
         claimed, dropped, next_due = await self._run("claim", keys, args)
         runs = [
-            Claimed(self._keys.run_id(_text(run)), int(attempt), request or b"", int(used or 0))
-            for run, attempt, request, used in claimed
+            Claimed(self._keys.run_id(_text(run)), int(attempt), request or b"") for run, attempt, request in claimed
         ]
         return ClaimReply(runs, [_text(member) for member in dropped], next_due / 1000 if next_due > 0 else next_due)
 
@@ -251,10 +258,10 @@ class Scripts:
         return BeatReply([self._keys.run_id(_text(run)) for run in lost], reasons)
 
     async def finish(
-        self, run_id: str, attempt: int, *, end_id: str, event: bytes, status: str, record: Mapping[str, str | bytes]
+        self, run_id: str, attempt: int, *, end_seq: int, event: bytes, status: str, record: Mapping[str, str | bytes]
     ) -> bool:
         """End a run that this attempt holds; False when another holds it or has ended it."""
-        args: list[Argument] = [attempt, end_id, event, status]
+        args: list[Argument] = [attempt, end_seq, event, status]
         for field, value in record.items():
             args += [field, value]
         reply = await self._run("finish", [self._keys.run(run_id), self._keys.leases], args)
@@ -265,7 +272,8 @@ class Scripts:
         reply = await self._run("stop", [self._keys.run(run_id), self._keys.leases], [reason])
         return StopReply(cast("Any", _text(reply[0])), _text(b"".join(reply[1:])))
 
-    async def reap(self, *, limit: int, lease: int) -> list[str]:
-        """End runs whose lease has expired; the ids of those that ended."""
-        ended = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
-        return [self._keys.run_id(_text(run)) for run in ended]
+    async def reap(self, *, limit: int, lease: int) -> ReapReply:
+        """End runs whose lease has expired."""
+        ended, broken = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
+        reasons = {self._keys.run_id(_text(broken[i])): _text(broken[i + 1]) for i in range(0, len(broken), 2)}
+        return ReapReply([self._keys.run_id(_text(run)) for run in ended], reasons)

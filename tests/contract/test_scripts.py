@@ -43,10 +43,10 @@ async def beat(scripts: Scripts, runs: dict[str, int], worker: str = "w", lease:
     return await scripts.beat(worker, runs, lease=lease, worker_ttl=TTL, running_ttl=TTL, about={"host": "h"})
 
 
-async def finish(scripts: Scripts, run: Claimed, end_id: str, status: str = "success") -> bool:
+async def finish(scripts: Scripts, run: Claimed, end_seq: int, status: str = "success") -> bool:
     event = b'{"m": "end", "d": {"status": "success"}}'
     return await scripts.finish(
-        run.run_id, run.attempt, end_id=end_id, event=event, status=status, record={"result": b"1"}
+        run.run_id, run.attempt, end_seq=end_seq, event=event, status=status, record={"result": b"1"}
     )
 
 
@@ -200,7 +200,7 @@ async def test_only_the_attempt_that_holds_the_run_appends(
 ) -> None:
     older = run._replace(attempt=0)
     assert (await append(scripts, older, 1, b"x")).outcome == "lost"
-    assert await finish(scripts, run, "1-1")
+    assert await finish(scripts, run, 1)
     assert (await append(scripts, run, 2, b"x")).outcome == "lost"
     assert await ids(raw, keys, run.run_id) == ["1-0", "1-1"]
 
@@ -227,10 +227,10 @@ async def test_scripts_that_redis_has_forgotten_are_sent_again(any_client: Clien
 
 async def test_an_end_is_written_once(any_client: Client, scripts: Scripts, run: Claimed, raw: Any, keys: Keys) -> None:
     await append(scripts, run, 1, b'{"m": "custom", "d": 1}')
-    assert await finish(scripts, run, "1-2")
-    assert await finish(scripts, run, "1-2")
-    assert not await finish(scripts, run, "1-2", "error")
-    assert not await finish(scripts, run._replace(attempt=2), "2-1")
+    assert await finish(scripts, run, 2)
+    assert await finish(scripts, run, 2)
+    assert not await finish(scripts, run, 2, "error")
+    assert not await finish(scripts, run._replace(attempt=2), 1)
     assert await ids(raw, keys, run.run_id) == ["1-0", "1-1", "1-2"]
     info = await any_client.get(run.run_id)
     assert (info.status, info.last_event_id, info.ended_at is not None) == (Status.SUCCESS, "1-2", True)
@@ -245,7 +245,7 @@ async def test_the_retention_that_the_producer_chose_begins_with_the_end(
     await any_client.enqueue("agent", None, retention=30)
     (run,) = await claim(scripts)
     assert await raw.pttl(keys.run(run.run_id)) > 30_000
-    await finish(scripts, run, "1-1")
+    await finish(scripts, run, 1)
     for key in (keys.run(run.run_id), keys.events(run.run_id)):
         assert 29_000 < await raw.pttl(key) <= 30_000
 
@@ -277,7 +277,7 @@ async def test_stopping_an_orphan_ends_it_and_fences_its_worker_off(
     await raw.zadd(keys.leases, {keys.run(run.run_id): 1})
     assert (await any_client.stop(run.run_id)).outcome == "stopped"
     assert (await append(scripts, run, 1, b"x")).outcome == "lost"
-    assert not await finish(scripts, run, "1-1")
+    assert not await finish(scripts, run, 1)
     assert await ids(raw, keys, run.run_id) == ["1-0", "2-0"]
 
 
@@ -300,10 +300,10 @@ async def test_a_beat_renews_what_the_worker_holds_and_tells_what_it_does_not(
 async def test_an_expired_lease_ends_the_run_as_lost_once(
     any_client: Client, scripts: Scripts, run: Claimed, raw: Any, keys: Keys
 ) -> None:
-    assert await scripts.reap(limit=10, lease=LEASE) == []
+    await scripts.reap(limit=10, lease=LEASE)
     await raw.zadd(keys.leases, {keys.run(run.run_id): 1})
-    assert await scripts.reap(limit=10, lease=LEASE) == [run.run_id]
-    assert await scripts.reap(limit=10, lease=LEASE) == []
+    assert await scripts.reap(limit=10, lease=LEASE) == ([run.run_id], {})
+    assert await scripts.reap(limit=10, lease=LEASE) == ([], {})
     events = [event async for event in any_client.tail(run.run_id)]
     assert [(event.id, event.mode) for event in events] == [("1-0", "attempt"), ("2-0", "end")]
     assert events[-1].data["error"]["type"] == "WorkerLost"
@@ -313,14 +313,69 @@ async def test_an_expired_lease_ends_the_run_as_lost_once(
     assert (await beat(scripts, {run.run_id: 1})).lost == [run.run_id]
 
 
+@pytest.mark.parametrize("looked_before", [True, False])
 async def test_after_a_time_in_which_nobody_could_beat_no_lease_is_held_to_be_expired(
-    scripts: Scripts, run: Claimed, raw: Any, keys: Keys
+    scripts: Scripts, run: Claimed, raw: Any, keys: Keys, *, looked_before: bool
 ) -> None:
     await raw.zadd(keys.leases, {keys.run(run.run_id): 1})
-    await raw.set(keys.reaper, 1, ex=60)
-    assert await scripts.reap(limit=10, lease=LEASE) == []
-    assert await scripts.reap(limit=10, lease=LEASE) == []
+    if looked_before:
+        await raw.set(keys.reaper, 1, ex=60)
+    assert await scripts.reap(limit=10, lease=LEASE) == ([], {})
+    assert await scripts.reap(limit=10, lease=LEASE) == ([], {})
     assert (await raw.zscore(keys.leases, keys.run(run.run_id)) or 0) > 1_000_000
+
+
+async def test_a_damaged_run_does_not_keep_the_others_from_being_reaped(
+    any_client: Client, scripts: Scripts, run: Claimed, raw: Any, keys: Keys
+) -> None:
+    await any_client.enqueue("agent", None)
+    (other,) = await claim(scripts)
+    await scripts.reap(limit=10, lease=LEASE)
+    await raw.hdel(keys.run(run.run_id), "retention")
+    await raw.zadd(keys.leases, {keys.run(run.run_id): 1, keys.run(other.run_id): 2})
+    reply = await scripts.reap(limit=10, lease=LEASE)
+    assert reply.ended == [other.run_id]
+    assert list(reply.broken) == [run.run_id]
+    await raw.delete(keys.run(run.run_id), keys.events(run.run_id))
+
+
+async def test_an_end_goes_behind_events_whose_reply_the_worker_never_heard(
+    scripts: Scripts, run: Claimed, raw: Any, keys: Keys
+) -> None:
+    await append(scripts, run, 1, b"a", b"b")
+    assert await finish(scripts, run, 1)
+    assert await ids(raw, keys, run.run_id) == ["1-0", "1-1", "1-2", "1-3"]
+
+
+async def test_the_first_reason_to_stop_is_kept(any_client: Client, run: Claimed) -> None:
+    await any_client.stop(run.run_id, reason="first")
+    await any_client.stop(run.run_id, reason="second")
+    assert (await any_client.get(run.run_id)).stop_reason == "first"
+
+
+async def test_a_beat_keeps_a_long_run_from_expiring(scripts: Scripts, run: Claimed, raw: Any, keys: Keys) -> None:
+    for key in (keys.run(run.run_id), keys.events(run.run_id)):
+        await raw.pexpire(key, 1000)
+    await beat(scripts, {run.run_id: 1})
+    for key in (keys.run(run.run_id), keys.events(run.run_id)):
+        assert await raw.pttl(key) > 50_000
+
+
+async def test_the_index_of_runs_forgets_what_has_expired(any_client: Client, raw: Any, keys: Keys) -> None:
+    await raw.zadd(keys.runs, {new_run_id(): n for n in range(50)})
+    for _ in range(150):
+        await any_client.enqueue("agent", None)
+    assert await raw.zcard(keys.runs) < 190
+
+
+async def test_what_an_expired_run_left_behind_does_not_hurt_a_new_one_of_its_id(
+    any_client: Client, scripts: Scripts, raw: Any, keys: Keys
+) -> None:
+    run_id = new_run_id()
+    await raw.xadd(keys.events(run_id), {"1": "x"}, "5-5")
+    await any_client.enqueue("agent", None, run_id=run_id)
+    (run,) = await claim(scripts)
+    assert await ids(raw, keys, run.run_id) == ["1-0"]
 
 
 async def test_the_same_request_under_the_same_id_is_the_same_run(any_client: Client, scripts: Scripts) -> None:

@@ -37,5 +37,5 @@ class HandAttempt:
         self._seq += 1
         event = b'{"m":"end","d":{"status":"success"}}'
         assert await self._scripts.finish(
-            self.run_id, 1, end_id=f"1-{self._seq}", event=event, status="success", record={"result": b"null"}
+            self.run_id, 1, end_seq=self._seq, event=event, status="success", record={"result": b"null"}
         )

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from runstream.errors import ProtocolError, RunstreamError
 from runstream.faults import is_passing
-from runstream.model import EventId
+from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Scripts
 from runstream.tasks import cancel
@@ -161,13 +161,13 @@ class Attempt:
             outcome = broken_off(self.guard)
         if outcome is None:
             return None
-        end_id = str(EventId(self.number, self._publisher.next_seq))
+        end_seq = self._publisher.next_seq
         self._publisher.close()
         record, event = _record(outcome), _end_event(outcome)
         while True:
             try:
                 held = await self._means.scripts.finish(
-                    self.run_id, self.number, end_id=end_id, event=event, status=outcome.status, record=record
+                    self.run_id, self.number, end_seq=end_seq, event=event, status=outcome.status, record=record
                 )
             except (RedisError, OSError) as error:
                 if not is_passing(error):

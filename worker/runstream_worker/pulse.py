@@ -28,6 +28,7 @@ RUNNING_TTL = 7 * 24 * 3600.0
 WORKER_TTL = 60.0
 """How long a worker's keys live without being renewed, in seconds."""
 _REAP_LIMIT = 100
+_SHORTEST_PATIENCE = 0.1
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -96,7 +97,9 @@ class Pulse:
         quit_ = self._quit = asyncio.Event()
         self._own_loop = asyncio.get_running_loop()
         self._running.set()
-        redis = connect(self._settings.redis_url, connections=1)
+        # A connection that has gone dead without a word must be noticed, and another one made, within the lease.
+        patience = max((self._settings.lease - self._settings.beat_interval) / 2, _SHORTEST_PATIENCE)
+        redis = connect(self._settings.redis_url, connections=1, answer_within=patience)
         keys = Keys(self._settings.namespace)
         scripts = Scripts(redis, keys)
         try:
@@ -104,7 +107,7 @@ class Pulse:
                 began = time.monotonic()
                 try:
                     await self._beat(scripts)
-                except (RedisError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is tried
                     _logger.warning("cannot renew leases, trying again: %s: %s", type(error).__name__, error)
                 rest = self._settings.beat_interval - (time.monotonic() - began)
                 with contextlib.suppress(TimeoutError):
@@ -129,8 +132,11 @@ class Pulse:
         )
         if (reply.lost or reply.stop) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_reply, reply)
-        for run_id in await scripts.reap(limit=_REAP_LIMIT, lease=lease):
+        reaped = await scripts.reap(limit=_REAP_LIMIT, lease=lease)
+        for run_id in reaped.ended:
             _logger.warning("run %s was lost: its worker has stopped renewing its lease", run_id)
+        for run_id, reason in reaped.broken.items():
+            _logger.error("run %s was lost, and its end cannot be written: %s", run_id, reason)
 
     async def _sign_off(self, redis: Redis, keys: Keys) -> None:
         try:

@@ -4,7 +4,7 @@
 -- ARGV  1 worker id  2 how many at most  3 lease, ms  4 time to live while running, ms
 --       5.. only after a reply was lost: '?' and the run keys that the worker knows it holds
 -- Returns {claimed, dropped, next due}
---   claimed: {run key, attempt, request, bytes so far} each; dropped: queue members that are no queued run;
+--   claimed: {run key, attempt, request} each; dropped: queue members that are no queued run;
 --   next due: ms from now until the next run is due, 0 when some are due already, -1 when none waits.
 --#include _end.lua
 local now = now_ms()
@@ -17,10 +17,10 @@ if ARGV[5] == '?' then
   for i = 6, #ARGV do known[ARGV[i]] = true end
   for _, run in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     if not known[run] then
-      local record = redis.call('HMGET', run, 'worker', 'status', 'attempt', 'request', 'bytes')
+      local record = redis.call('HMGET', run, 'worker', 'status', 'attempt', 'request')
       if record[1] == ARGV[1] and record[2] == 'running' then
         redis.call('ZADD', KEYS[1], now + ARGV[3], run)
-        claimed[#claimed + 1] = {run, record[3], record[4], record[5]}
+        claimed[#claimed + 1] = {run, record[3], record[4]}
       else
         redis.call('SREM', KEYS[2], run)
       end
@@ -31,7 +31,7 @@ end
 local function start(queue, run)
   redis.call('ZREM', queue, run)
   -- Whatever is in the queue, a claim goes on: a key of another type answers with an error, which is not a record.
-  local record = redis.pcall('HMGET', run, 'status', 'attempt', 'seq', 'request', 'bytes', 'first_started_at')
+  local record = redis.pcall('HMGET', run, 'status', 'attempt', 'seq', 'request', 'first_started_at')
   if record.err or record[1] ~= 'queued' then
     dropped[#dropped + 1] = run
     return
@@ -39,14 +39,15 @@ local function start(queue, run)
   local attempt = tonumber(record[2]) + 1
   local data = {attempt = attempt, worker = ARGV[1], at = now}
   if attempt > 1 then data.after = record[2] .. '-' .. record[3] end
-  redis.call('HSET', run, 'status', 'running', 'attempt', attempt, 'seq', 0, 'worker', ARGV[1], 'started_at', now,
-    'first_started_at', record[6] or now, 'held', KEYS[2], 'bell', KEYS[3])
-  redis.call('XADD', run .. ':events', attempt .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
+  -- The lease first: whatever fails behind it, somebody will look after the run.
   redis.call('ZADD', KEYS[1], now + ARGV[3], run)
   redis.call('SADD', KEYS[2], run)
+  redis.call('HSET', run, 'status', 'running', 'attempt', attempt, 'seq', 0, 'worker', ARGV[1], 'started_at', now,
+    'first_started_at', record[5] or now, 'held', KEYS[2], 'bell', KEYS[3])
+  redis.call('XADD', run .. ':events', attempt .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
   redis.call('PEXPIRE', run, ARGV[4])
   redis.call('PEXPIRE', run .. ':events', ARGV[4])
-  claimed[#claimed + 1] = {run, tostring(attempt), record[4], record[5]}
+  claimed[#claimed + 1] = {run, tostring(attempt), record[4]}
 end
 
 -- The head of every queue, the longest due first whichever queue it waits in.
