@@ -24,9 +24,9 @@ from runstream.faults import patiently
 from runstream.keys import Keys
 from runstream.model import EventId, RunInfo, Status, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
-from runstream.request import PreparedRun, RunOptions, prepare
+from runstream.request import PreparedRun, RunOptions, check_reason, prepare
 from runstream.scripts import Enqueue, Scripts
-from runstream.settings import ClientSettings, namespace_from_environment, redis_url_from_environment
+from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
 from runstream.stream import EventStream
 from runstream.tail import Tails
 from runstream.text import text_of
@@ -154,7 +154,7 @@ class Client:
         enqueued = []
         for run, reply in zip(prepared, replies, strict=True):
             if reply.outcome == "taken":
-                raise RunExists(reply.run_id)
+                raise RunExists(reply.run_id, run.idempotency_key if reply.run_id != run.run_id else None)
             given_none = run.request.thread_id == run.run_id
             thread_id = reply.run_id if given_none else run.request.thread_id
             enqueued.append(Run(reply.run_id, thread_id, run.request.graph, reply.outcome == "new"))
@@ -179,7 +179,7 @@ class Client:
                 "graph": request.graph,
                 "thread": request.thread_id,
                 "modes": ",".join(request.stream_mode),
-                "metadata": json.dumps(run.metadata),
+                "metadata": run.metadata_json,
                 "request": run.request_json,
             },
             idempotency_key=run.idempotency_key,
@@ -204,7 +204,13 @@ class Client:
             graph: the graph that all of them run.
             inputs: one input for each run.
             return_exceptions: put a failed run's exception in its place, instead of raising the first.
+
+        Raises:
+            InvalidRequest: something is not as it has to be, or an id was given, which the runs cannot share.
         """
+        for name in ("run_id", "idempotency_key"):
+            if options.get(name) is not None:
+                raise InvalidRequest(name, "the runs of a batch cannot share it; use enqueue_many, with one for each")
         runs = await self.enqueue_many([RunSpec(graph, one, options) for one in inputs])
         return await self.gather([run.run_id for run in runs], return_exceptions=return_exceptions)
 
@@ -233,7 +239,8 @@ class Client:
             RunNotFound: there is no such run.
         """
         run_id = check_run_id(run_id)
-        reply = await self._call(lambda: self._scripts.stop(run_id, reason))
+        told = check_reason(reason)
+        reply = await self._call(lambda: self._scripts.stop(run_id, told))
         if reply.outcome == "missing":
             raise RunNotFound(run_id)
         status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)
@@ -333,9 +340,15 @@ class Client:
         """The newest runs, the newest first.
 
         Args:
-            limit: how many at most.
+            limit: how many at most; 1 or more.
             status: only those in this state.
+
+        Raises:
+            InvalidRequest: the limit or the status is none.
         """
+        check_number("limit", limit, least=1, whole=True)
+        if status is not None and status not in list(Status):
+            raise InvalidRequest("status", f"{status!r} is no status; they are {', '.join(Status)}")
         found: list[RunInfo] = []
         async for info in self._records.newest_first():
             if status is None or info.status == status:

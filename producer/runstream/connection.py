@@ -25,7 +25,7 @@ def connect(url: str, *, connections: int, answer_within: float = _ANSWER_WITHIN
     It tries nothing again by itself: who calls knows what may be tried again, and for how long.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`; of the options after a `?`, those about the database, the user and TLS.
+        url: `redis://`, `rediss://` or `unix://`; of its options those about the database, the user and TLS.
         connections: how many there are at most; who wants one more waits.
         answer_within: seconds after which a connection that says nothing is given up; longer than any blocking read.
 
@@ -58,7 +58,9 @@ def _check(url: str) -> None:
     unknown = sorted(parse_qs(parts.query, keep_blank_values=True).keys() - _URL_OPTIONS)
     if unknown:
         known = ", ".join(sorted(_URL_OPTIONS))
-        raise InvalidRequest("url", f"{shown(url)!r}: the option {unknown[0]!r} cannot be set; those that can are {known}")
+        raise InvalidRequest(
+            "url", f"{shown(url)!r}: the option {unknown[0]!r} cannot be set; those that can are {known}"
+        )
 
 
 def shown(url: str) -> str:

@@ -3,7 +3,7 @@
 RunstreamError
 ├── InvalidRequest            what the caller passed cannot be a run; nothing was written (also a ValueError)
 ├── RunNotFound               no such run, or it has expired
-├── RunExists                 the run id is taken by another request
+├── RunExists                 the run id or idempotency key is taken by another request
 ├── ProtocolError             something in Redis was not written by a version this one can read
 ├── GraphLoadError            a worker's target could not be turned into a graph
 ├── EncodingError             a graph emitted something that JSON cannot carry
@@ -11,7 +11,7 @@ RunstreamError
     ├── RunErrored            the graph raised
     ├── RunStopped            somebody stopped it
     ├── RunTimedOut           it outlasted its timeout
-    └── RunLost               its worker died and no attempt was left
+    └── RunLost               its worker died, or was shut down, before it had ended
 """
 
 from __future__ import annotations
@@ -44,18 +44,17 @@ class RunNotFound(RunstreamError, LookupError):
     def __init__(self, run_id: str) -> None:
         super().__init__(
             f"no run {run_id!r}: it was never enqueued in this Redis and namespace, or it has expired "
-            "(ended runs are kept for the retention time of the worker that ended them)"
+            "(ended runs are kept for the retention that their producer chose)"
         )
         self.run_id = run_id
 
 
 class RunExists(RunstreamError):
-    """The run id is taken by a run with another request."""
+    """The run id, or the idempotency key, is taken by a run with another request."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(
-            f"run_id: {run_id!r} is taken by a run with a different request; leave it out to get a new one"
-        )
+    def __init__(self, run_id: str, idempotency_key: str | None = None) -> None:
+        taken = f"run_id: {run_id!r}" if idempotency_key is None else f"idempotency_key: {idempotency_key!r}"
+        super().__init__(f"{taken} is taken by a run with a different request; leave it out, or give another one")
         self.run_id = run_id
 
 
@@ -96,4 +95,4 @@ class RunTimedOut(RunFailedError):
 
 
 class RunLost(RunFailedError):
-    """The run's worker died and no attempt was left."""
+    """The run's worker died, or was shut down, before the run had ended."""

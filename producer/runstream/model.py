@@ -70,13 +70,13 @@ class EventId(NamedTuple):
         return cls(int(attempt), int(seq))
 
     @classmethod
-    def parse(cls, text: str, field: str = "after") -> EventId:
+    def parse(cls, text: object, field: str = "after") -> EventId:
         """Read an id.
 
         Raises:
             InvalidRequest: the text is no event id.
         """
-        match = _EVENT_ID.fullmatch(text)
+        match = _EVENT_ID.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InvalidRequest(field, f"{text!r} is no event id; an id is two numbers, attempt-seq, such as '1-15'")
         return cls(int(match[1]), int(match[2]))
@@ -109,6 +109,9 @@ class Event:
         return self.mode not in ("attempt", "end", "gap")
 
 
+_LONGEST_MESSAGE = 10_000
+
+
 class ErrorInfo(BaseModel):
     """What went wrong in a run: the exception's class name and its message."""
 
@@ -116,6 +119,18 @@ class ErrorInfo(BaseModel):
 
     type: str
     message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorInfo:
+        """What to tell of an exception, whatever it does when asked: text that JSON can carry, of bounded size."""
+        try:
+            message = str(error)
+        except Exception as refusal:  # noqa: BLE001 - user code: __str__ may raise anything
+            message = f"(its message cannot be told: __str__ raised {type(refusal).__name__})"
+        message = message.encode("utf-8", "replace").decode()
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]}... ({len(message):,} characters in all)"
+        return cls(type=type(error).__name__, message=message)
 
 
 class RunInfo(BaseModel):
@@ -190,13 +205,14 @@ def new_run_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def check_run_id(run_id: str) -> str:
+def check_run_id(run_id: str | uuid.UUID) -> str:
     """A run id in its one spelling.
 
     Raises:
         InvalidRequest: it is no UUID.
     """
     try:
-        return str(uuid.UUID(run_id))
+        return str(run_id if isinstance(run_id, uuid.UUID) else uuid.UUID(run_id))
     except (ValueError, AttributeError, TypeError):
-        raise InvalidRequest("run_id", f"{run_id!r} is no UUID; leave it out to get a new one") from None
+        like = "01a1fb90-8749-7f95-8075-c02271a54ef4"
+        raise InvalidRequest("run_id", f"{run_id!r} is no run id: a run id is a UUID, such as {like}") from None

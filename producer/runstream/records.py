@@ -60,7 +60,7 @@ class Records:
             records = await self._read([run_id.decode() for run_id in ids])
             expired = [run_id for run_id, values in records if values[_STATUS] is None]
             if expired:
-                await self._redis.zrem(self._keys.runs, *expired)
+                await self._call(lambda gone=expired: self._redis.zrem(self._keys.runs, *gone))  # type: ignore[misc] # bound now
             for run_id, values in records:
                 if values[_STATUS] is not None:
                     yield _info(run_id, values)

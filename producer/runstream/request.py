@@ -22,7 +22,8 @@ from runstream.jsonable import to_jsonable
 from runstream.model import STREAM_MODES, StreamMode, check_run_id, new_run_id
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
-_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_LONGEST_REASON = 1000
 _CONFIG_KEYS = ("configurable", "tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
 
 
@@ -98,7 +99,7 @@ class PreparedRun(BaseModel):
     request: RunRequest
     request_json: str
     digest: str
-    metadata: dict[str, Any]
+    metadata_json: str
     idempotency_key: str | None
     due: int
     due_is_absolute: bool
@@ -139,10 +140,12 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
         if options.get(name) is not None:
             fields[name] = options[name]
     metadata = _object("metadata", options.get("metadata"))
-    digest = hashlib.sha256(json.dumps([fields, metadata], sort_keys=True).encode()).hexdigest()[:32]
     request = _validated({**fields, "thread_id": thread_id or run_id})
     request_json = request.model_dump_json(exclude_defaults=True)
-    _check_size(request_json, max_bytes)
+    metadata_json = json.dumps(metadata)
+    _check_size(len(request_json.encode()) + len(metadata_json), max_bytes)
+    same = {**request.model_dump(mode="json"), "thread_id": thread_id or ""}
+    digest = hashlib.sha256(json.dumps([same, metadata], sort_keys=True).encode()).hexdigest()[:32]
     due, absolute = _due(options.get("delay"), options.get("start_at"))
     retention = _seconds("retention", options.get("retention"))
     return PreparedRun(
@@ -150,12 +153,24 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
         request=request,
         request_json=request_json,
         digest=digest,
-        metadata=metadata,
+        metadata_json=metadata_json,
         idempotency_key=_key("idempotency_key", options.get("idempotency_key")),
         due=due,
         due_is_absolute=absolute,
         retention=None if retention is None else round(retention * 1000),
     )
+
+
+def check_reason(reason: object) -> str:
+    """The reason of a stop.
+
+    Raises:
+        InvalidRequest: it is no text, or too long.
+    """
+    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON:
+        told = f"{len(reason):,} characters" if isinstance(reason, str) else repr(reason)
+        raise InvalidRequest("reason", f"{told}: must be text of at most {_LONGEST_REASON:,} characters")
+    return reason.encode("utf-8", "replace").decode()
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
@@ -167,13 +182,12 @@ def _check_names(options: Mapping[str, Any]) -> None:
             raise InvalidRequest(name, f"there is no such option; {hint}")
 
 
-def _check_size(request_json: str, max_bytes: int) -> None:
-    size = len(request_json.encode())
+def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise InvalidRequest(
             "input",
-            f"the request is {size:,} bytes of JSON and the limit is {max_bytes:,}; store what is large elsewhere and "
-            "pass a reference, or raise ClientSettings.max_request_bytes",
+            f"the request with its metadata is {size:,} bytes of JSON and the limit is {max_bytes:,}; store what is "
+            "large elsewhere and pass a reference, or raise ClientSettings.max_request_bytes",
         )
 
 
@@ -187,7 +201,7 @@ def _key(field: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _KEY.fullmatch(value):
-        raise InvalidRequest(field, f"{value!r} must be a string of 1 to 255 characters without control characters")
+        raise InvalidRequest(field, f"{value!r} must be 1 to 255 characters of text, none of them a control character")
     return value
 
 

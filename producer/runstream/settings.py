@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runstream.errors import InvalidRequest
+
+_MOST = 1e9
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 REDIS_URL_VARIABLE = "RUNSTREAM_REDIS_URL"
 NAMESPACE_VARIABLE = "RUNSTREAM_NAMESPACE"
@@ -36,6 +39,31 @@ class ClientSettings:
     reconnect_timeout: float = 60.0
     probe_interval: float = 5.0
     connections: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InvalidRequest: a value is out of its range.
+        """
+        for name in ("retention", "queued_ttl", "call_timeout", "reconnect_timeout", "probe_interval"):
+            check_number(name, getattr(self, name), least=0.001)
+        check_number("probe_interval", self.probe_interval, least=0.001, most=10)
+        for name in ("max_request_bytes", "read_buffer", "connections"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+
+
+def check_number(name: str, value: object, *, least: float, most: float = _MOST, whole: bool = False) -> None:
+    """Check a setting.
+
+    Raises:
+        InvalidRequest: it is no number, or out of its range.
+    """
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        range_ = f"of {least:g} or more" if most == _MOST else f"from {least:g} to {most:g}"
+        raise InvalidRequest(name, f"{value!r} must be {kind} {range_}")
 
 
 def redis_url_from_environment(environment: Mapping[str, str] | None = None) -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from runstream.codec import Decoder
+from runstream.errors import ProtocolError
 from runstream.model import Event, EventId
 from runstream.tail import PAGE, Feed, Tails
 from runstream.xread import Entry
@@ -29,6 +30,7 @@ class EventStream(AsyncIterator[Event]):
         self._decoder = Decoder()
         self._ready: deque[Event] = deque()
         self._feed: Feed | None = None
+        self._failure: ProtocolError | None = None
         self._started = False
         self._done = False
 
@@ -93,6 +95,8 @@ class EventStream(AsyncIterator[Event]):
         while True:
             if self._ready:
                 return self._ready.popleft()
+            if self._failure is not None:
+                raise self._failure
             if self._done:
                 return None
             if self._feed is None:
@@ -103,50 +107,73 @@ class EventStream(AsyncIterator[Event]):
                 await self._wait(self._feed)
 
     async def _start(self) -> None:
-        end = await self._tails.end_of(self._run_id)
+        place = await self._tails.place_of(self._run_id)
         if self._live:
-            self._cursor = end or await self._tails.last_id(self._run_id)
+            self._cursor = place.end or place.last
         self._started = True
 
     async def _catch_up(self) -> None:
         """Read a page; at the end of the stream, join the shared read."""
         # From the beginning means after 0-0: the first event of a run is 1-0.
-        cursor = self._cursor or EventId(0, 0)
+        cursor = position = self._cursor or EventId(0, 0)
         entries = await self._page(cursor)
-        if not entries and await self._at_end(cursor):
-            self._done = True
-            return
-        cursor = EventId.of(entries[-1][0].decode()) if entries else cursor
-        if len(entries) == PAGE or (self._ready and self._ready[-1].mode == "end"):
-            return
+        if entries:
+            cursor = position = EventId.of(entries[-1][0].decode())
+        else:
+            place = await self._tails.place_of(self._run_id)
+            if place.end is not None:
+                await self._finish(cursor, place.end)
+                return
+            position = min(cursor, place.last)
+        if len(entries) < PAGE and not self._has_seen_the_end and self._failure is None:
+            await self._join(cursor, position)
+
+    @property
+    def _has_seen_the_end(self) -> bool:
+        return bool(self._ready) and self._ready[-1].mode == "end"
+
+    async def _join(self, cursor: EventId, position: EventId) -> None:
+        """Take part in the shared read; where it is ahead, read what lies between first."""
         feed = self._tails.new_feed(self._run_id)
-        joined_at = self._tails.attach(feed, cursor, self._decoder)
+        joined_at = self._tails.attach(feed, cursor, position, self._decoder)
+        try:
+            while cursor < joined_at and (between := await self._page(cursor, joined_at)):
+                cursor = EventId.of(between[-1][0].decode())
+        except BaseException:
+            # What lies between has not been read, so what comes behind it is not for this reader yet.
+            self._tails.detach(feed)
+            raise
         self._feed = feed
-        while cursor < joined_at and (between := await self._page(cursor, joined_at)):
-            cursor = EventId.of(between[-1][0].decode())
+
+    async def _finish(self, cursor: EventId, end: EventId) -> None:
+        """The run has ended: come to the end of its stream."""
+        # The end may have been written between the page that was empty and the look at the record.
+        if cursor >= end:
+            self._done = True
+        elif not await self._page(cursor):
+            # It was written and is gone: what this reader has not seen has been removed.
+            self._ready.append(Event(str(end), "gap", (), {"after": str(cursor), "before": None}))
+            self._done = True
 
     async def _page(self, cursor: EventId, until: EventId | None = None) -> list[Entry]:
         entries = await self._tails.page(self._run_id, cursor, until)
         for entry in entries:
-            self._take(await self._tails.decode(self._run_id, self._decoder, entry))
+            try:
+                self._take(await self._tails.decode(self._run_id, self._decoder, entry))
+            except ProtocolError as error:
+                # The events before it are good, and come first.
+                self._failure = error
+                break
         return entries
-
-    async def _at_end(self, cursor: EventId) -> bool:
-        """Whether an empty page means that the run is over, rather than that nothing has come yet."""
-        end = await self._tails.end_of(self._run_id)
-        if end is None or cursor >= end:
-            return end is not None
-        if await self._page(cursor):
-            return False
-        # The end was written and is gone: what this reader has not seen has been removed.
-        self._ready.append(Event(str(end), "gap", (), {"after": str(cursor), "before": None}))
-        return True
 
     async def _wait(self, feed: Feed) -> None:
         if feed.failure is not None:
             raise feed.failure
         if feed.overflown:
             self._leave()
+            return
+        if feed.finished:
+            await self.aclose()
             return
         await feed.alarm.wait()
         feed.alarm.clear()

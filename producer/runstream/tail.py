@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from runstream.codec import Decoder, MissingBase
 from runstream.errors import ProtocolError, RunNotFound, RunstreamError
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 class Feed:
     """The shared read's side of one reader: a bounded buffer and the reader's alarm clock."""
 
-    __slots__ = ("alarm", "buffer", "failure", "limit", "overflown", "run_id")
+    __slots__ = ("alarm", "buffer", "failure", "finished", "limit", "overflown", "run_id")
 
     def __init__(self, run_id: str, limit: int) -> None:
         self.run_id = run_id
@@ -50,6 +51,7 @@ class Feed:
         self.alarm = asyncio.Event()
         self.overflown = False
         self.failure: Exception | None = None
+        self.finished = False
 
     def offer(self, event: Event) -> None:
         """Put an event into the buffer; where there is no room, drop them all: the reader reads them again."""
@@ -62,10 +64,22 @@ class Feed:
             self.buffer.append(event)
         self.alarm.set()
 
+    def finish(self) -> None:
+        """Tell the reader that the run has ended before the place from which it wanted to read."""
+        self.finished = True
+        self.alarm.set()
+
     def fail(self, failure: Exception) -> None:
         """Tell the reader that nothing more will come, and why."""
         self.failure = failure
         self.alarm.set()
+
+
+class Place(NamedTuple):
+    """How far a run has got: its last event; its end event, once it has ended."""
+
+    last: EventId
+    end: EventId | None
 
 
 class _Watch:
@@ -132,8 +146,15 @@ class Tails:
             raise RunstreamError("the client is closed")
         return Feed(run_id, self._buffer)
 
-    def attach(self, feed: Feed, position: EventId, decoder: Decoder) -> EventId:
+    def attach(self, feed: Feed, cursor: EventId, position: EventId, decoder: Decoder) -> EventId:
         """Join the shared read from `position` on, or from where it has got to if that is further.
+
+        Args:
+            feed: where the events go.
+            cursor: the last event that the reader knows. It may be ahead of the stream: then nothing comes until the
+                stream has passed it, but the end does.
+            position: the cursor, or the end of the stream where that is before it.
+            decoder: the reader's.
 
         Returns:
             The id after which events come through the feed; what lies before it is the reader's to read.
@@ -143,7 +164,7 @@ class Tails:
             watch = self._watches[feed.run_id] = _Watch(self._keys.events(feed.run_id), position)
             self._wake()
         watch.decoder.adopt(decoder)
-        joined_at = watch.feeds[feed] = max(position, watch.position)
+        joined_at = watch.feeds[feed] = max(cursor, watch.position)
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_all(), name="runstream-tail")
         return joined_at
@@ -169,25 +190,25 @@ class Tails:
             key, base_id = self._keys.events(run_id), missing.base_id
             found = cast("list[Entry]", await self.patiently(lambda: self._calls.xrange(key, base_id, base_id)))
             decoder.add_base(base_id, found[0][1] if found else None)
-            return decoder.decode(event_id, entry[1])
+            try:
+                return decoder.decode(event_id, entry[1])
+            except MissingBase:
+                told = f"event {event_id} refers to {base_id}, which is no message"
+                raise ProtocolError(f"{told}: it is not an event of format 1") from None
 
-    async def last_id(self, run_id: str) -> EventId:
-        """The id of the newest event; 0-0 when there is none yet."""
-        key = self._keys.events(run_id)
-        reply = cast("list[Entry]", await self.patiently(lambda: self._calls.xrevrange(key, count=1)))
-        return EventId.parse(reply[0][0].decode()) if reply else EventId(0, 0)
-
-    async def end_of(self, run_id: str) -> EventId | None:
-        """The id of the run's end event; None while it has not ended.
+    async def place_of(self, run_id: str) -> Place:
+        """How far the run has got.
 
         Raises:
             RunNotFound: the run has no record.
         """
         key = self._keys.run(run_id)
-        status, end_id = await self.patiently(lambda: cast("Any", self._calls).hmget(key, "status", "end_id"))
+        fields = ("status", "attempt", "seq", "end_id")
+        status, attempt, seq, end_id = await self.patiently(lambda: cast("Any", self._calls).hmget(key, *fields))
         if status is None:
             raise RunNotFound(run_id)
-        return None if end_id is None else EventId.parse(end_id.decode())
+        last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId(0, 0)
+        return Place(last, None if end_id is None else EventId.of(end_id.decode()))
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
@@ -200,7 +221,7 @@ class Tails:
         delay, next_probe = _RETRY_DELAY, loop.time() + self._probe_interval
         while self._watches:
             try:
-                await self._deliver(await self._read_once())
+                await self._read_and_deliver()
                 await self._rest()
                 if loop.time() > next_probe:
                     await self._probe()
@@ -208,28 +229,30 @@ class Tails:
                 away_since, delay = None, _RETRY_DELAY
             except AWAY as error:
                 away_since = away_since or loop.time()
-                if loop.time() - away_since > self._reconnect_timeout:
+                if not is_passing(error) or loop.time() - away_since > self._reconnect_timeout:
                     self._fail_all(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
             except Exception as error:  # noqa: BLE001 - whatever it is, no reader may wait for a read that has ended
                 if not is_passing(error):
-                    self._fail_all(error)
+                    await self._fail_those_at_fault(error)
                 await asyncio.sleep(delay)
 
-    async def _read_once(self) -> list[tuple[bytes, Iterator[Entry]]]:
-        watches = list(self._watches.values())
-        keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in watches)]
-        positions = [packed(self._wake_position), *(watch.packed_position for watch in watches)]
+    async def _read_and_deliver(self) -> None:
+        watches = dict(self._watches)
+        keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in watches.values())]
+        positions = [packed(self._wake_position), *(watch.packed_position for watch in watches.values())]
         block_ms = round(self._probe_interval * 1000)
-        return await xread(self._blocking, keys, positions, count=PAGE, block_ms=block_ms)
+        reply = await xread(self._blocking, keys, positions, count=PAGE, block_ms=block_ms)
+        await self._deliver(reply, watches)
 
     async def _rest(self) -> None:
         """Let events gather where a read is dear: Redis and this process both take time for each stream in it."""
         if len(self._watches) >= _CROWD:
             await asyncio.sleep(min(len(self._watches) * _REST_PER_WATCH, _REST_MAX))
 
-    async def _deliver(self, reply: Iterable[tuple[bytes, Iterator[Entry]]]) -> None:
+    async def _deliver(self, reply: Iterable[tuple[bytes, Iterator[Entry]]], watches: Mapping[str, _Watch]) -> None:
+        """Hand a reply out to the watches that it was read for; a watch that came meanwhile is at another place."""
         prefix, suffix = len(self._keys.run("")), len(":events")
         for key, entries in reply:
             name = key.decode()
@@ -237,8 +260,8 @@ class Tails:
                 *_, (self._wake_position, _) = entries
                 continue
             run_id = name[prefix:-suffix]
-            watch = self._watches.get(run_id)
-            if watch is not None:
+            watch = watches[run_id]
+            if run_id in self._watches and self._watches[run_id] is watch:
                 await self._deliver_run(run_id, watch, entries)
 
     async def _deliver_run(self, run_id: str, watch: _Watch, entries: Iterator[Entry]) -> None:
@@ -253,6 +276,8 @@ class Tails:
             for feed, joined_at in watch.feeds.items():
                 if position > joined_at:
                     feed.offer(event)
+                elif event.mode == "end":
+                    feed.finish()
         for feed in [feed for feed in watch.feeds if feed.overflown]:
             self.detach(feed)
 
@@ -265,6 +290,19 @@ class Tails:
         for run_id, exists in zip(run_ids, await pipe.execute(), strict=True):
             if not exists:
                 self._fail(run_id, RunNotFound(run_id))
+
+    async def _fail_those_at_fault(self, error: Exception) -> None:
+        """Redis refused a read of many streams: find those that are no streams; where none is found, fail all."""
+        before = len(self._watches)
+        for run_id in list(self._watches):
+            try:
+                await self._calls.xrange(self._keys.events(run_id), count=1)
+            except ResponseError as refusal:
+                self._fail(run_id, refusal)
+            except AWAY:
+                return
+        if len(self._watches) == before:
+            self._fail_all(error)
 
     def _fail(self, run_id: str, error: Exception) -> None:
         watch = self._watches.pop(run_id, None)
@@ -288,6 +326,6 @@ class Tails:
             pipe = self._calls.pipeline(transaction=False)
             pipe.xadd(self._wake_key, {"1": "1"}, maxlen=1, approximate=False)
             pipe.pexpire(self._wake_key, _WAKE_TTL_MS)
-            # Where Redis is away the read will come back by itself, and take the new streams in then.
-            with contextlib.suppress(*AWAY):
+            # Where Redis is away or full the read will come back by itself, and take the new streams in then.
+            with contextlib.suppress(RedisError, OSError):
                 await pipe.execute()

@@ -12,7 +12,8 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.types import Interrupt, interrupt
 
-from runstream_worker.chunks import ALL_MODES, Chunk, chunks
+from runstream.model import STREAM_MODES
+from runstream_worker.chunks import Chunk, chunks
 
 
 def joined(left: list[str], right: list[str]) -> list[str]:
@@ -53,7 +54,7 @@ async def test_both_versions_give_the_same_updates(subgraphs: bool) -> None:
         (chunk.mode, [part.split(":")[0] for part in chunk.ns]) for chunk in v2
     ]
     assert any(chunk.ns for chunk in v1) is subgraphs
-    assert {chunk.mode for chunk in v1 + v2} <= set(ALL_MODES)
+    assert {chunk.mode for chunk in v1 + v2} <= set(STREAM_MODES)
     assert {type(chunk.ns) for chunk in v1 + v2} == {tuple}
 
 

@@ -26,7 +26,8 @@ from langgraph.graph import START, StateGraph, add_messages
 from langgraph.types import Command, StreamMode, interrupt
 from pydantic_core import from_json
 
-from runstream_worker.chunks import ALL_MODES, chunks
+from runstream.model import STREAM_MODES
+from runstream_worker.chunks import chunks
 from runstream_worker.events import EventEncoder
 
 GOLDEN: Final = Path(__file__).parents[1] / "contract" / "golden" / "encoding"
@@ -129,7 +130,7 @@ def normalised(text: str) -> str:
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-@pytest.mark.parametrize("mode", ALL_MODES)
+@pytest.mark.parametrize("mode", STREAM_MODES)
 async def test_golden(mode: StreamMode, version: Literal["v1", "v2"]) -> None:
     encoded = await events(mode, version)
     written = normalised("[\n" + ",\n".join(event.decode() for event in encoded) + "\n]\n")
@@ -140,6 +141,6 @@ async def test_golden(mode: StreamMode, version: Literal["v1", "v2"]) -> None:
     assert written == golden.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("mode", [mode for mode in ALL_MODES if mode != "values"])
+@pytest.mark.parametrize("mode", [mode for mode in STREAM_MODES if mode != "values"])
 def test_the_version_changes_the_values_only(mode: StreamMode) -> None:
     assert (GOLDEN / f"{mode}.v1.json").read_bytes() == (GOLDEN / f"{mode}.v2.json").read_bytes()

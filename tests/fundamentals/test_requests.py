@@ -53,10 +53,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"config": {"callbacks": []}}, "^config.callbacks: callbacks cannot travel"),
     ({"config": "x"}, "^config: 'x' must be an object"),
     ({"metadata": [1]}, r"^metadata: \[1\] must be an object"),
-    ({"run_id": "run-1"}, "^run_id: 'run-1' is no UUID"),
-    ({"thread_id": ""}, "^thread_id: '' must be a string of 1 to 255"),
+    ({"run_id": "run-1"}, "^run_id: 'run-1' is no run id: a run id is a UUID"),
+    ({"thread_id": ""}, "^thread_id: '' must be 1 to 255"),
     ({"thread_id": "a\nb"}, "^thread_id: 'a"),
-    ({"idempotency_key": 7}, "^idempotency_key: 7 must be a string"),
+    ({"idempotency_key": 7}, "^idempotency_key: 7 must be 1 to 255"),
     ({"timeout": 0}, "^timeout: 0 must be a number of seconds over 0"),
     ({"timeout": True}, "^timeout: True must be a number"),
     ({"timeout": float("nan")}, "^timeout: nan must be a number"),
@@ -101,7 +101,8 @@ async def test_a_request_over_the_limit_is_refused(redis_url: str, namespace: st
     settings = ClientSettings(namespace=namespace, max_request_bytes=1000)
     async with Client(redis_url, settings=settings) as client:
         with pytest.raises(
-            InvalidRequest, match=r"^input: the request is 1,\d\d\d bytes of JSON and the limit is 1,000"
+            InvalidRequest,
+            match=r"^input: the request with its metadata is 1,\d\d\d bytes of JSON and the limit is 1,000",
         ):
             await client.enqueue("agent", {"text": "x" * 1000})
 

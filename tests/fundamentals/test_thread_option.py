@@ -33,5 +33,5 @@ def test_two_threads_are_refused() -> None:
 
 
 def test_a_thread_that_is_no_string_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"config.configurable.thread_id: 7 must be a string"):
+    with pytest.raises(InvalidRequest, match=r"config.configurable.thread_id: 7 must be 1 to 255"):
         _thread_of(config={"configurable": {"thread_id": 7}})

@@ -80,7 +80,7 @@ async def test_a_worker_takes_only_runs_of_its_graphs(client: Client, workers: W
 async def test_a_silent_run_is_stopped_at_once(client: Client, workers: Workers) -> None:
     gate = Gate()
     # So long between two beats, and two polls, that only the bell can have told the worker.
-    await workers.start({"beat_interval": 30.0, "poll_interval": 30.0, "lease": 90.0}, gate=gate.graph)
+    await workers.start({"beat_interval": 30.0, "poll_interval": 10.0, "lease": 90.0}, gate=gate.graph)
     run = await client.enqueue("gate", {"n": 1})
     await until(lambda: gate.inside == 1, "the run waits")
     assert await client.stop(run.run_id, reason="user left") == ("stopping", Status.RUNNING)
@@ -170,13 +170,16 @@ async def test_a_worker_whose_lease_expired_is_told_and_another_ends_the_run(
     client: Client, workers: Workers, redis: Redis, namespace: str
 ) -> None:
     gate = Gate()
-    # The first never beats again after its start, as if it had died; the second looks after expired leases.
-    await workers.start({"beat_interval": 3600.0, "lease": 0.2}, gate=gate.graph)
+    # The first is about to beat again when its lease has expired; the second looks for that twenty times as often.
+    await workers.start({"beat_interval": 1.0, "lease": 30.0}, gate=gate.graph)
     run = await client.enqueue("gate", {"n": 1})
     await until(lambda: gate.inside == 1, "the run waits")
-    await workers.start({"beat_interval": 0.05, "lease": 0.2}, other=graph(lambda state: state))
+    await workers.start({"beat_interval": 0.05, "lease": 30.0}, other=graph(lambda state: state))
+    keys = Keys(namespace)
+    await redis.zadd(keys.leases, {keys.run(run.run_id): 1})
     with pytest.raises(RunLost, match="lease of worker"):
         await client.result(run.run_id)
+    await until(lambda: gate.cancelled == 1, "the first worker has been told, and has let go of the run")
 
 
 async def test_a_blocked_loop_does_not_lose_its_runs(client: Client, workers: Workers) -> None:
@@ -191,7 +194,7 @@ async def test_a_blocked_loop_does_not_lose_its_runs(client: Client, workers: Wo
 
 async def test_a_delayed_run_starts_when_it_is_due(client: Client, workers: Workers) -> None:
     # With so long a poll interval only the time that the claim was told can have woken the worker.
-    await workers.start({"poll_interval": 60.0}, one=graph(lambda state: {"n": 1}))
+    await workers.start({"poll_interval": 10.0}, one=graph(lambda state: {"n": 1}))
     run = await client.enqueue("one", {"n": 0}, delay=0.3)
     assert await client.result(run.run_id) == {"n": 1}
     info = await client.get(run.run_id)

@@ -64,7 +64,12 @@ class Attempt:
         self._claimed = claimed
         self._means = means
         self._publisher = Publisher(
-            means.outbox, claimed.run_id, claimed.attempt, self.guard, limit=means.settings.buffer_events
+            means.outbox,
+            claimed.run_id,
+            claimed.attempt,
+            self.guard,
+            limit=means.settings.buffer_events,
+            limit_bytes=means.settings.buffer_bytes,
         )
 
     async def run(self) -> Outcome | None:
@@ -161,10 +166,11 @@ class Attempt:
             outcome = broken_off(self.guard)
         if outcome is None:
             return None
+        outcome = _of_bounded_size(outcome, self._means.settings.max_stream_bytes)
         end_seq = self._publisher.next_seq
         self._publisher.close()
         record, event = _record(outcome), _end_event(outcome)
-        while True:
+        while self.guard.cause is not Cause.LOST:
             try:
                 held = await self._means.scripts.finish(
                     self.run_id, self.number, end_seq=end_seq, event=event, status=outcome.status, record=record
@@ -176,6 +182,7 @@ class Attempt:
                 await asyncio.sleep(_FINISH_RETRY)
             else:
                 return outcome if held else None
+        return None
 
 
 class _SlowDown(AsyncCallbackHandler):
@@ -227,6 +234,15 @@ def _options(request: RunRequest) -> dict[str, Any]:
         "debug": request.debug,
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _of_bounded_size(outcome: Outcome, limit: int) -> Outcome:
+    """The outcome, or the error that its result is too large; over 512 MB Redis would cut the connection."""
+    size = len(outcome.result or b"")
+    if size <= limit:
+        return outcome
+    message = f"the final values are {size:,} bytes of JSON and the worker allows {limit:,} (max_stream_bytes)"
+    return Outcome(Status.ERROR, ErrorInfo(type="ResultTooLarge", message=message))
 
 
 def _record(outcome: Outcome) -> dict[str, str | bytes]:

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from langgraph.pregel import Pregel
 from langgraph.types import StreamMode
-
-ALL_MODES: Final[tuple[StreamMode, ...]] = (
-    "values",
-    "updates",
-    "checkpoints",
-    "tasks",
-    "debug",
-    "messages",
-    "custom",
-)
-"""Every stream mode that a run may ask for."""
 
 
 class Chunk(NamedTuple):

@@ -32,6 +32,10 @@ class PublisherClosed(RunstreamError):
     """The attempt is over; what its graph still emits goes nowhere."""
 
 
+class StreamTooLarge(RunstreamError):
+    """A single event is larger than everything that the run may publish."""
+
+
 class Publisher:
     """Publishes the events of one attempt, in order.
 
@@ -41,14 +45,19 @@ class Publisher:
         attempt: the number of the attempt.
         guard: is told when the attempt may not go on.
         limit: how many events may wait before `put` does.
+        limit_bytes: how many bytes of them.
     """
 
-    def __init__(self, outbox: Outbox, run_id: str, attempt: int, guard: Guard, *, limit: int) -> None:
+    def __init__(
+        self, outbox: Outbox, run_id: str, attempt: int, guard: Guard, *, limit: int, limit_bytes: int
+    ) -> None:
         self.run_id = run_id
         self.attempt = attempt
         self._outbox = outbox
         self._guard = guard
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._waiting_bytes = 0
         self._encoder = EventEncoder()
         self._waiting: deque[bytes] = deque()
         self._on_its_way = 0
@@ -63,11 +72,19 @@ class Publisher:
 
         Raises:
             EncodingError: the chunk holds something that JSON cannot carry.
+            StreamTooLarge: the chunk alone is more than the run may publish.
             PublisherClosed: the attempt is over.
         """
         if self._sealed:
             raise PublisherClosed(f"attempt {self.attempt} of run {self.run_id} is over")
-        self._waiting.append(self._encoder.encode(chunk, f"{self.attempt}-{self._put + 1}"))
+        event = self._encoder.encode(chunk, f"{self.attempt}-{self._put + 1}")
+        if len(event) > self._outbox.byte_limit:
+            limit = f"{self._outbox.byte_limit:,} (max_stream_bytes)"
+            raise StreamTooLarge(
+                f"one event of mode {chunk.mode} is {len(event):,} bytes and the run may publish {limit}"
+            )
+        self._waiting.append(event)
+        self._waiting_bytes += len(event)
         self._put += 1
         self._outbox.send(self)
         if not self.has_room:
@@ -76,7 +93,8 @@ class Publisher:
     @property
     def has_room(self) -> bool:
         """Whether fewer events are waiting than the limit, or none will ever be taken again."""
-        return len(self._waiting) < self._limit or self._closed
+        has_room = len(self._waiting) < self._limit and self._waiting_bytes < self._limit_bytes
+        return has_room or self._closed
 
     async def room(self) -> None:
         """Wait until there is room. Token by token, this is what slows a model down."""
@@ -96,6 +114,7 @@ class Publisher:
         """Publish nothing more."""
         self._sealed = self._closed = True
         self._waiting.clear()
+        self._waiting_bytes = 0
         self._progress.set()
 
     @property
@@ -118,7 +137,7 @@ class Publisher:
             return
         if reply.outcome in ("ok", "stop"):
             for _ in range(self._on_its_way):
-                self._waiting.popleft()
+                self._waiting_bytes -= len(self._waiting.popleft())
             self._sent += self._on_its_way
             self._on_its_way = 0
         else:
@@ -157,7 +176,7 @@ class Outbox:
         self, scripts: Scripts, *, byte_limit: int, on_fault: Callable[[Exception], None] | None = None
     ) -> None:
         self._scripts = scripts
-        self._byte_limit = byte_limit
+        self.byte_limit = byte_limit
         self._on_fault = on_fault or _log_fault
         self._dirty: dict[Publisher, None] = {}
         self._work = asyncio.Event()
@@ -189,7 +208,7 @@ class Outbox:
         if not batches:
             return None
         try:
-            replies = await self._scripts.append([batch for _, batch in batches], byte_limit=self._byte_limit)
+            replies = await self._scripts.append([batch for _, batch in batches], byte_limit=self.byte_limit)
         except Exception as error:  # noqa: BLE001 - whatever it is, the runs are told, and the others go on
             replies = [error] * len(batches)
         fault: Exception | None = None

@@ -37,7 +37,7 @@ class Outcome:
 
 def failed(error: BaseException) -> Outcome:
     """The outcome of a graph that raised."""
-    return Outcome(Status.ERROR, ErrorInfo(type=type(error).__name__, message=str(error)))
+    return Outcome(Status.ERROR, ErrorInfo.of(error))
 
 
 def broken_off(guard: Guard) -> Outcome | None:

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -62,6 +62,10 @@ class Runner:
         self._freed = asyncio.Event()
         self._leaving = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
+        self._lost_reply = False
+        # Runs that could not be ended. They stay known until their leases have done it: were they taken for runs of a
+        # lost reply, they would be executed again.
+        self._given_up: set[str] = set()
         self.ended = 0
 
     @property
@@ -71,7 +75,7 @@ class Runner:
 
     def start_claiming(self) -> None:
         """Begin to take runs."""
-        self._claiming = asyncio.create_task(self._claim_for_ever(), name="runstream-claim")
+        self._claiming = asyncio.create_task(outlive(self._claim_for_ever), name="runstream-claim")
 
     async def drain(self, grace: float) -> None:
         """Take no more runs; give those that are running some time; then end the rest."""
@@ -79,6 +83,7 @@ class Runner:
         if self._claiming is not None:
             # Not cancelled: a claim whose reply nobody hears would leave its runs to expire.
             await self._claiming
+            await self._take_what_was_missed()
         if self._attempts:
             _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
             await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
@@ -107,7 +112,7 @@ class Runner:
                 if stroke is not None:
                     run_key = stroke[1].decode("utf-8", "replace")
                     reason = await cast("Any", self._stops).hget(run_key, "stop")
-                    self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode())
+                    self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode("utf-8", "replace"))
                 continue
             # A stroke that is missed while Redis is away is made up for by the next beat.
             await asyncio.sleep(_RETRY_DELAY)
@@ -117,43 +122,58 @@ class Runner:
             self._attempts[run_id][0].guard.end(cause, detail)
 
     async def _claim_for_ever(self) -> None:
-        lost_reply, delay = False, _RETRY_DELAY
+        delay = _RETRY_DELAY
         while not self._leaving.is_set():
             try:
-                await self._claim_and_wait(lost_reply=lost_reply)
-                lost_reply, delay = False, _RETRY_DELAY
+                await self._claim_and_wait()
+                delay = _RETRY_DELAY
             except (RedisError, OSError) as error:
-                if not lost_reply:
+                if delay == _RETRY_DELAY:
                     _logger.warning("cannot claim runs, trying again: %s: %s", type(error).__name__, error)
-                lost_reply = True
                 await self._unless_leaving(asyncio.sleep(delay))
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
 
-    async def _claim_and_wait(self, *, lost_reply: bool) -> None:
+    async def _claim_and_wait(self) -> None:
         """Claim once; where nothing more is due, wait for a bell. Where no slot is free, wait for one."""
-        settings = self._means.settings
-        free = settings.concurrency - len(self._attempts)
+        free = self._means.settings.concurrency - len(self._attempts)
         if free <= 0:
             self._freed.clear()
             await self._unless_leaving(self._freed.wait())
             return
+        next_due = await self._claim(min(free, _CLAIM_AT_ONCE))
+        if next_due == 0:
+            return
+        poll = self._means.settings.poll_interval
+        wait = poll if next_due < 0 else min(next_due, poll)
+        bells = [self._keys.bell(graph) for graph in self._graphs]
+        await self._unless_leaving(cast("Any", self._bells).blpop(bells, timeout=max(wait, _SHORTEST_WAIT)))
+
+    async def _claim(self, limit: int) -> float:
+        """Claim and start runs; the seconds until the next is due, as `ClaimReply` tells it."""
+        known = [*self._attempts, *self._given_up] if self._lost_reply else None
+        self._lost_reply = True  # until it is here
         reply = await self._means.scripts.claim(
             self.worker_id,
             self._graphs,
-            limit=min(free, _CLAIM_AT_ONCE),
-            lease=round(settings.lease * 1000),
+            limit=limit,
+            lease=round(self._means.settings.lease * 1000),
             running_ttl=round(RUNNING_TTL * 1000),
-            known=list(self._attempts) if lost_reply else None,
+            known=known,
         )
+        self._lost_reply = False
         for member in reply.dropped:
             _logger.warning("dropped %r from the queue: it is no queued run", member)
         for claimed in reply.claimed:
             self._start(claimed)
-        if reply.next_due == 0:
-            return
-        wait = settings.poll_interval if reply.next_due < 0 else min(reply.next_due, settings.poll_interval)
-        bells = [self._keys.bell(graph) for graph in self._graphs]
-        await self._unless_leaving(cast("Any", self._bells).blpop(bells, timeout=max(wait, _SHORTEST_WAIT)))
+        return reply.next_due
+
+    async def _take_what_was_missed(self) -> None:
+        """Where the reply to the last claim was lost, ask once more what it was, without taking anything new."""
+        try:
+            if self._lost_reply:
+                await self._claim(0)
+        except (RedisError, OSError) as error:
+            _logger.warning("cannot ask for what the last claim took: %s: %s", type(error).__name__, error)
 
     async def _unless_leaving(self, waiting: Coroutine[Any, Any, Any]) -> None:
         """Wait, but no longer than until the worker is asked to leave."""
@@ -177,6 +197,7 @@ class Runner:
             outcome = await attempt.run()
         except Exception:
             # A defect of ours, or a Redis that refuses for good: the run's lease expires, the worker goes on.
+            self._given_up.add(attempt.run_id)
             _logger.exception("run %s: attempt %d could not be ended", attempt.run_id, attempt.number)
         else:
             told = outcome.status if outcome is not None else "taken from this worker"
@@ -185,6 +206,16 @@ class Runner:
             del self._attempts[attempt.run_id]
             self.ended += 1
             self._freed.set()
+
+
+async def outlive(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run one of the worker's loops; begin it again after an error that it does not know, which is a defect."""
+    while True:
+        try:
+            return await loop()
+        except Exception:
+            _logger.exception("a loop of the worker failed and begins again")
+            await asyncio.sleep(_RETRY_DELAY_MAX)
 
 
 @asynccontextmanager
@@ -213,7 +244,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             about=_about(graphs, settings),
             on_reply=runner.on_beat,
         )
-        loops = [asyncio.create_task(outbox.run()), asyncio.create_task(runner.hear_stops())]
+        loops = [asyncio.create_task(outlive(loop)) for loop in (outbox.run, runner.hear_stops)]
         stack.push_async_callback(cancel, loops)
         pulse.start()
         stack.push_async_callback(pulse.stop)

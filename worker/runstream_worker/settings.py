@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runstream.settings import check_number
+
+_LONGEST_POLL = 10.0
+"""Shorter than the time within which Redis has to answer."""
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
@@ -16,14 +21,15 @@ class WorkerSettings:
         checkpointer_url: where LangGraph keeps its checkpoints: `sqlite:///PATH`, `postgresql://...`, `memory://`; None
             leaves each graph the checkpointer that it was compiled with.
         run_timeout: what an attempt may take when its request says nothing; None is no limit.
-        max_stream_bytes: a run that publishes more than this ends with an error.
+        max_stream_bytes: a run that publishes more than this, or has a larger result, ends with an error.
         buffer_events: how many events of one run wait to be published before the graph is slowed down.
+        buffer_bytes: how many bytes of them.
         lease: how long a worker that says nothing keeps its runs.
         beat_interval: how often it says something.
         stall_limit: a worker whose event loop has been blocked for longer than this gives up its runs.
         cancel_grace: how long a node may take to react to being cancelled before it is left behind.
         shutdown_grace: how long running runs may go on after SIGTERM.
-        poll_interval: how often an idle worker looks for due runs when no bell has rung.
+        poll_interval: how often an idle worker looks for due runs when no bell has rung; 10 at most.
     """
 
     redis_url: str = "redis://localhost:6379/0"
@@ -33,9 +39,28 @@ class WorkerSettings:
     run_timeout: float | None = None
     max_stream_bytes: int = 64 * 1024 * 1024
     buffer_events: int = 1000
+    buffer_bytes: int = 4 * 1024 * 1024
     lease: float = 3.0
     beat_interval: float = 1.0
     stall_limit: float = 60.0
     cancel_grace: float = 5.0
     shutdown_grace: float = 20.0
     poll_interval: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InvalidRequest: a value is out of its range.
+        """
+        for name in ("concurrency", "max_stream_bytes", "buffer_events", "buffer_bytes"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        for name in ("beat_interval", "stall_limit", "poll_interval"):
+            check_number(name, getattr(self, name), least=0.001)
+        for name in ("cancel_grace", "shutdown_grace"):
+            check_number(name, getattr(self, name), least=0)
+        # A lease must outlast a beat that fails and the one after it.
+        check_number("lease", self.lease, least=self.beat_interval * 1.5)
+        check_number("poll_interval", self.poll_interval, least=0.001, most=_LONGEST_POLL)
+        if self.run_timeout is not None:
+            check_number("run_timeout", self.run_timeout, least=0.001)

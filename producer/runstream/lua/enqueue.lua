@@ -37,8 +37,7 @@ end
 if KEYS[6] ~= KEYS[1] then redis.call('SET', KEYS[6], ARGV[1], 'PX', kept) end
 -- The index of runs drops those whose record has expired: two looks per run that comes keep it at about twice the runs
 -- that exist, wherever in it the expired ones are.
-for _ = 1, 2 do
-  local id = redis.call('ZRANDMEMBER', KEYS[5])
+for _, id in ipairs(redis.call('ZRANDMEMBER', KEYS[5], 2)) do
   if redis.call('EXISTS', string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. id) == 0 then redis.call('ZREM', KEYS[5], id) end
 end
 -- A bounded bell: a worker that takes a run and leaves others rings on, so more strokes than this tell nothing new.
