@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from tests.support.attempts import HandAttempt
 from tests.support.waiting import until
 
@@ -295,3 +296,103 @@ async def test_readers_are_told_when_the_client_is_closed(redis_url: str, namesp
     await client.aclose()
     with pytest.raises(RunstreamError, match="the client is closed"):
         await reading
+
+
+async def test_a_cursor_ahead_of_the_stream_holds_up_nobody_and_ends_with_the_run(
+    client: Client, hand: HandAttempt
+) -> None:
+    await hand.emit(2)
+    ahead = asyncio.create_task(collect(client.tail(hand.run_id, after="9-9")))
+    little_ahead = asyncio.create_task(collect(client.tail(hand.run_id, after="1-4")))
+    await until(lambda: client.tails_watching == 2, "both wait")
+    other = asyncio.create_task(collect(client.tail(hand.run_id)))
+    await until(lambda: client.tails_watching == 3, "all wait")
+    await hand.emit(4)
+    await hand.end()
+    assert ids(await other) == ["1-0", *(f"1-{n}" for n in range(1, 8))]
+    assert ids(await little_ahead) == ["1-5", "1-6", "1-7"]
+    assert await ahead == []
+
+
+async def test_readers_that_leave_and_come_back_see_no_gap(client: Client, hand: HandAttempt) -> None:
+    """A read that was under way for a reader that left is not for one that joined meanwhile at another place."""
+
+    async def come_and_go() -> None:
+        seen: list[str] = []
+        while not seen or seen[-1] != "end":
+            stream = client.tail(hand.run_id, after=seen[-1] if seen else None)
+            for _ in range(3):
+                event = await anext(stream, None)
+                if event is None or event.mode == "end":
+                    seen.append("end")
+                    break
+                assert event.mode != "gap", (event, seen[-3:])
+                seen.append(event.id)
+            del stream
+        assert seen == [*(f"1-{n}" for n in range(401)), "end"]
+
+    readers = [asyncio.create_task(come_and_go()) for _ in range(8)]
+    for _ in range(400):
+        await hand.emit(1)
+    await hand.end()
+    await asyncio.gather(*readers)
+
+
+async def test_a_catch_up_that_is_cancelled_again_and_again_loses_nothing(client: Client, hand: HandAttempt) -> None:
+    await hand.emit(300)
+    # Another reader keeps the shared read ahead of this one.
+    other = asyncio.create_task(collect(client.tail(hand.run_id)))
+    await until(lambda: client.tails_watching == 1, "the other waits")
+    stream = client.tail(hand.run_id)
+    seen: list[str] = []
+    ending = asyncio.create_task(emit_and_end(hand))
+    turns = 0
+    while not seen or seen[-1] != "1-601":
+        step = asyncio.ensure_future(anext(stream))
+        turns = (turns + 1) % 7
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not step.done():
+            step.cancel()
+        try:
+            seen.append((await step).id)
+        except asyncio.CancelledError:
+            continue
+    assert seen == [f"1-{n}" for n in range(602)]
+    await asyncio.gather(other, ending)
+
+
+async def emit_and_end(hand: HandAttempt) -> None:
+    for _ in range(300):
+        await hand.emit(1)
+    await hand.end()
+
+
+async def test_what_comes_before_an_event_of_another_format_is_given_first(
+    client: Client, hand: HandAttempt, redis: Redis, namespace: str
+) -> None:
+    await hand.emit(3)
+    await redis.xadd(Keys(namespace).events(hand.run_id), {"2": "x"}, "1-4")
+    stream = client.tail(hand.run_id)
+    assert [(await anext(stream)).id for _ in range(4)] == ["1-0", "1-1", "1-2", "1-3"]
+    with pytest.raises(ProtocolError):
+        await anext(stream)
+
+
+async def test_a_damaged_stream_is_an_error_for_its_own_readers_only(
+    client: Client, make_hand: Callable[..., Any], redis: Redis, namespace: str
+) -> None:
+    broken, odd, well = await make_hand(), await make_hand(), await make_hand()
+    readers = [asyncio.create_task(collect(client.tail(hand.run_id))) for hand in (broken, odd, well)]
+    await until(lambda: client.tails_watching == 3, "all wait")
+    await odd.append(b'{"m":"custom","d":1}', b'{"b":"1-1","t":"no message"}')
+    events = Keys(namespace).events(broken.run_id)
+    await redis.delete(events)
+    await redis.set(events, "no stream", ex=60)
+    await well.emit(1)
+    await well.end()
+    assert len(await readers[2]) == 3
+    with pytest.raises(ProtocolError, match="refers to 1-1, which is no message"):
+        await readers[1]
+    with pytest.raises((RunNotFound, ResponseError)):
+        await asyncio.wait_for(readers[0], 10)

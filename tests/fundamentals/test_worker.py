@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
-from runstream import Client, RunErrored, RunLost, RunStopped, RunTimedOut, Status
+from runstream import Client, InvalidRequest, RunErrored, RunLost, RunStopped, RunTimedOut, Status
 from runstream.keys import Keys
+from runstream_worker.settings import WorkerSettings
 
 
 class State(TypedDict, total=False):
@@ -241,3 +242,60 @@ async def test_workers_say_what_they_are(client: Client, workers: Workers) -> No
     said = (worker.worker_id, worker.graphs, worker.concurrency, worker.running)
     assert said == (runner.worker_id, ["one", "two"], 7, 0)
     assert worker.started_at <= worker.beat_at
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("\ud83d is half a character"), "ValueError: . is half a character"),
+        (Unspeakable(), "Unspeakable: .its message cannot be told"),
+        (ValueError("x" * 3_000_000), r"xxx\.\.\. \(3,000,000 characters in all\)"),
+    ],
+    ids=["surrogate", "no text", "long"],
+)
+async def test_whatever_an_exception_says_its_run_ends_with_it(
+    client: Client, workers: Workers, error: Exception, told: str
+) -> None:
+    def fail(state: State) -> State:
+        raise error
+
+    await workers.start(fail=graph(fail))
+    with pytest.raises(RunErrored, match=told) as caught:
+        await client.invoke("fail", {"n": 1})
+    assert len(str(caught.value)) < 11_000
+
+
+async def test_a_result_that_is_too_large_is_an_error(client: Client, workers: Workers) -> None:
+    await workers.start({"max_stream_bytes": 10_000}, large=graph(lambda state: {"n": "x" * 20_000}))
+    run = await client.enqueue("large", {"n": 1}, stream_mode="custom")
+    with pytest.raises(RunErrored, match=r"ResultTooLarge.*max_stream_bytes"):
+        await client.result(run.run_id)
+
+
+async def test_an_event_that_is_too_large_is_an_error(client: Client, workers: Workers) -> None:
+    def shout(state: State) -> State:
+        get_stream_writer()("a" * 20_000)
+        return {"n": 1}
+
+    await workers.start({"max_stream_bytes": 10_000}, shout=graph(shout))
+    run = await client.enqueue("shout", {"n": 1}, stream_mode="custom")
+    with pytest.raises(RunErrored, match=r"StreamTooLarge: one event of mode custom is 20,\d\d\d bytes"):
+        await client.result(run.run_id)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"concurrency": 0}, {"buffer_events": 0}, {"buffer_bytes": -1}, {"poll_interval": 20}, {"lease": 1.0},
+        {"run_timeout": 0}, {"shutdown_grace": -1}, {"max_stream_bytes": 1.5}, {"beat_interval": float("nan")},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{next(iter(wrong))}: "):
+        WorkerSettings(**wrong)

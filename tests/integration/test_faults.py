@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, TypedDict
 
 import pytest
@@ -177,3 +178,32 @@ async def texts(client: Client, run_id: str) -> AsyncIterator[str]:
     async for event in client.tail(run_id):
         if event.mode == "messages" and event.data[0]["content"]:
             yield event.data[0]["content"]
+
+
+async def test_connections_that_go_dead_without_a_word_cost_no_run(
+    client: Client, proxy: Proxy, redis_url: str, namespace: str
+) -> None:
+    """As when a router forgets them: nothing comes back, nothing is closed; new connections work."""
+    steps = Steps()
+    idle = StateGraph(State).add_node("n", lambda state: state).add_edge(START, "n").compile()
+    async with Workers(proxy.url, namespace) as workers, Workers(redis_url, namespace) as others:
+        await workers.start(steps=steps.graph)
+        await others.start(idle=idle)
+        run = await client.enqueue("steps", {"n": 10}, stream_mode="custom")
+        steps.allow(5)
+        await until(lambda: steps.done == 5, "five steps")
+        proxy.forget()
+        # More than twice the lease, by the beats of the other worker.
+        first = (await others_beat(client)).timestamp()
+        await until(lambda: _later(client, first + 7), "the other worker has looked after leases for 7 s")
+        steps.allow(5)
+        assert await client.result(run.run_id) == {"n": -1}
+    assert [event.data async for event in client.tail(run.run_id) if event.mode == "custom"] == list(range(10))
+
+
+async def others_beat(client: Client) -> datetime:
+    return max(worker.beat_at for worker in await client.workers() if worker.graphs == ["idle"])
+
+
+async def _later(client: Client, when: float) -> bool:
+    return (await others_beat(client)).timestamp() > when

@@ -15,6 +15,7 @@ class Proxy:
         self._target = urlsplit(redis_url)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._forgotten: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._open.set()
         self._refusing = False
@@ -58,6 +59,10 @@ class Proxy:
         """Deliver what is sent, and cut the connection instead of delivering the reply."""
         self._losing = True
 
+    def forget(self) -> None:
+        """Let nothing more through on the connections that there are, without closing them; new ones work."""
+        self._forgotten |= self._connections
+
     def block(self) -> None:
         """Let nothing through, without closing anything."""
         self._open.clear()
@@ -81,10 +86,11 @@ class Proxy:
             self._connections.discard(task)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
         upstream_reader, upstream_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
         ways = {
-            asyncio.create_task(self._pass_on(reader, upstream_writer, replies=False)),
-            asyncio.create_task(self._pass_on(upstream_reader, writer, replies=True)),
+            asyncio.create_task(self._pass_on(reader, upstream_writer, connection, replies=False)),
+            asyncio.create_task(self._pass_on(upstream_reader, writer, connection, replies=True)),
         }
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -94,9 +100,18 @@ class Proxy:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool) -> None:
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        connection: asyncio.Task[None] | None,
+        *,
+        replies: bool,
+    ) -> None:
         while data := await reader.read(1 << 16):
             await self._open.wait()
+            if connection in self._forgotten:
+                continue
             if replies and self._losing:
                 self.lost_replies += 1
                 return

@@ -25,6 +25,7 @@ from runstream.connection import connect
 from runstream.faults import AWAY, is_passing
 from runstream.keys import Keys
 from runstream.tasks import cancel
+from runstream_worker.containment import contain_exits, leave_for_sure
 from runstream_worker.graphs import GraphSource
 from runstream_worker.runner import Runner, open_runner
 from runstream_worker.settings import WorkerSettings
@@ -121,6 +122,15 @@ async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **o
         await _close(worker)
 
 
+async def serve_process(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **options: Any) -> None:
+    """`serve`, for a process that does nothing else: no graph can end it, and none can keep it from ending."""
+    contain_exits(asyncio.get_running_loop())
+    try:
+        await serve(graphs, settings, **options)
+    finally:
+        await leave_for_sure(0)
+
+
 class _PatientWorker(Worker):
     """Outlives a Redis that is away for a while, which arq does not: its runs have been waiting for it, too."""
 
@@ -172,4 +182,4 @@ async def _close(worker: Worker) -> None:
             await worker.on_shutdown(worker.ctx)
 
 
-__all__ = ["Runner", "arq_options", "json_deserializer", "json_serializer", "serve"]
+__all__ = ["Runner", "arq_options", "json_deserializer", "json_serializer", "serve", "serve_process"]

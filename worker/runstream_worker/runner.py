@@ -37,6 +37,8 @@ _CLAIM_AT_ONCE = 4
 """Small, so that a burst spreads over the workers that are idle: each takes some and rings for the next."""
 _SHORTEST_WAIT = 0.005
 _STOP_WAIT = 5.0
+_ANSWER_WITHIN = 5.0
+"""For connections on which nothing blocks, in seconds."""
 _RETRY_DELAY = 0.1
 _RETRY_DELAY_MAX = 1.0
 
@@ -228,10 +230,10 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
     """
     keys = Keys(settings.namespace)
     async with AsyncExitStack() as stack:
-        calls = await _connected(stack, settings.redis_url, connections=2)
+        calls = await _connected(stack, settings.redis_url, connections=2, answer_within=_ANSWER_WITHIN)
         bells = await _connected(stack, settings.redis_url, connections=1)
         stops = await _connected(stack, settings.redis_url, connections=1)
-        sending = await _connected(stack, settings.redis_url, connections=1)
+        sending = await _connected(stack, settings.redis_url, connections=1, answer_within=_ANSWER_WITHIN)
         await cast("Any", calls.ping())
         checkpointer = await stack.enter_async_context(open_checkpointer(settings.checkpointer_url))
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
@@ -255,8 +257,8 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             await runner.drain(settings.shutdown_grace)
 
 
-async def _connected(stack: AsyncExitStack, url: str, *, connections: int) -> Redis:
-    redis = connect(url, connections=connections)
+async def _connected(stack: AsyncExitStack, url: str, *, connections: int, answer_within: float = 15.0) -> Redis:
+    redis = connect(url, connections=connections, answer_within=answer_within)
     stack.push_async_callback(redis.aclose)
     return redis
 
