@@ -10,7 +10,8 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,10 @@ class Running:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def press_ctrl_c(self) -> None:
+        """Do what a terminal does at Ctrl-C: send SIGINT to every process of the group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
     def terminate(self) -> None:
         self.send(signal.SIGTERM)
 
@@ -122,9 +127,11 @@ class Processes:
             "RUNSTREAM_NAMESPACE": namespace,
         }
         self._running: list[Running] = []
+        self._heeding = ExitStack()
 
     async def __aenter__(self) -> Self:
         _write_metadata(self._metadata)
+        self._heeding.enter_context(_children_heed_ctrl_c())
         return self
 
     async def __aexit__(
@@ -134,6 +141,7 @@ class Processes:
             if not running.has_ended:
                 running.kill()
             await running.ended()
+        self._heeding.close()
         shutil.rmtree(self._metadata)
 
     def write(self, name: str, text: str) -> Path:
@@ -155,6 +163,7 @@ class Processes:
                 stdin=given,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
+                process_group=0,
             )
         running = Running(process, errors)
         self._running.append(running)
@@ -169,6 +178,22 @@ class Processes:
         command = await self.start("worker", "--json", *arguments)
         ready = await command.json_line()
         return RunningWorker(command, ready["worker"], ready["graphs"])
+
+
+@contextmanager
+def _children_heed_ctrl_c() -> Iterator[None]:
+    """Have SIGINT do its default in processes that start meanwhile, as in a shell's foreground.
+
+    A test session that a script starts with `&` ignores SIGINT, and so would they: what is ignored stays so in another
+    program, while what is handled becomes the default.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_metadata(folder: Path) -> None:
