@@ -207,6 +207,38 @@ async def test_dev_reloads_and_leaves_nothing(cli: Processes) -> None:
     assert "Traceback" not in dev.err
 
 
+@pytest.mark.parametrize("command", [["dev"], ["worker", "--processes", "2", "--shutdown-grace", "5"], ["worker"]])
+async def test_ctrl_c_lets_running_runs_end(cli: Processes, client: Client, command: list[str]) -> None:
+    session = await cli.start(*command, "--json", "waits=graph.py")
+    await session.line()
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    session.press_ctrl_c()
+    await until(lambda: "for 1 running runs" in session.err, "the worker drains")
+    cli.write("go", "")
+
+    assert (await session.ended()).code == 0
+    assert await client.result(run.run_id) == {"number": 42}
+    assert "told again" not in session.err
+
+
+@pytest.mark.parametrize("command", [["dev", "--shutdown-grace", "60"], ["worker", "--processes", "2"]])
+async def test_a_second_ctrl_c_hurries(cli: Processes, client: Client, command: list[str]) -> None:
+    session = await cli.start(*command, "--json", "waits=graph.py")
+    await session.line()
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    session.press_ctrl_c()
+    await until(lambda: "for 1 running runs" in session.err, "the worker drains")
+    session.press_ctrl_c()
+
+    assert (await session.ended()).code == 0
+    assert (await client.get(run.run_id)).status.ended
+    assert "told again to leave: ending the running runs now" in session.err
+
+
 async def test_the_demo_shows_both_readers_the_same(cli: Processes) -> None:
     found = await cli.run("demo")
 

@@ -206,6 +206,8 @@ class Supervisor:
         """Start a worker and wait for its end."""
         worker = await WorkerProcess.spawn(self._command)
         self._workers.add(worker)
+        if self._leaving.is_set():  # told while it was being started
+            worker.terminate()
         try:
             with suppress(WorkerNotStarted):
                 self._on_ready(await worker.ready())

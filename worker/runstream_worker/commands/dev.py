@@ -73,9 +73,10 @@ class _Dev:
         return Exit.OK
 
     def _leave(self) -> None:
-        self._leaving.set()
-        if self._worker is not None:
+        """End the session: the worker drains, for it is asked once. Only when told again has it to hurry."""
+        if self._leaving.is_set() and self._worker is not None:
             self._worker.terminate()
+        self._leaving.set()
 
     async def _one_worker(self) -> None:
         """Start a worker; end it when a file changes. One that ends by itself is started anew after a change."""
