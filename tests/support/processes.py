@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +74,9 @@ class Running:
         return json.loads(await self.line())
 
     def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        # Not by Process.send_signal: it can take the exit code that asyncio waits for (python/cpython#127049).
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     def press_ctrl_c(self) -> None:
         """Do what a terminal does at Ctrl-C: send SIGINT to every process of the group."""
