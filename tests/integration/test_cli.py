@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypedDict
@@ -237,6 +240,26 @@ async def test_interrupting_a_tail(cli: Processes, client: Client) -> None:
     found = await tail.ended()
     assert (found.code, found.err) == (130, "")
     assert (await client.get(run.run_id)).status is Status.QUEUED
+
+
+async def test_interrupting_an_enqueue_that_waits_for_its_input(cli: Processes) -> None:
+    stdin, keyboard = os.pipe()
+    try:
+        enqueue = await cli.start("enqueue", "math", "-", stdin=stdin)
+        os.write(keyboard, b'{"number": ')
+        await until(lambda: _bytes_in(stdin) == 0, "it has read the first half")
+
+        enqueue.press_ctrl_c()
+
+        found = await enqueue.ended()
+    finally:
+        os.close(stdin)
+        os.close(keyboard)
+    assert (found.code, found.out, found.err) == (130, "", "")
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 async def _is_reading(client: Client) -> bool:

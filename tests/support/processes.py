@@ -152,17 +152,20 @@ class Processes:
         path.write_text(text)
         return path
 
-    async def start(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Running:
-        """Start `runstream` with these arguments."""
+    async def start(
+        self, *arguments: str, stdin: str | int = "", environment: Mapping[str, str] | None = None
+    ) -> Running:
+        """Start `runstream` with these arguments; standard input is a text, or what a descriptor gives."""
         with tempfile.TemporaryFile() as given:
-            given.write(stdin.encode())
-            given.seek(0)
+            if isinstance(stdin, str):
+                given.write(stdin.encode())
+                given.seek(0)
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "runstream", *arguments),
                 cwd=self.folder,
                 env={**self._environment, **(environment or {})},
-                stdin=given,
+                stdin=given if isinstance(stdin, str) else stdin,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 process_group=0,

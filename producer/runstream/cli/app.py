@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_enqueue(commands: Commands) -> None:
     parser = commands.add(
         "enqueue",
-        with_client(runs.enqueue),
+        with_client(runs.enqueue, before=runs.take_input),
         about="enqueue a run, and follow it if you like",
         example="""
 runstream enqueue agent "What time is it?" --text
