@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 from runstream import Client, Status
+from runstream.cli.app import Commands
+from runstream_worker.commands import register
 
 GRAPH = """
 import asyncio
@@ -149,6 +152,45 @@ async def test_a_worker_that_cannot_start_says_why(cli: Processes, arguments: li
     assert told in found.err
     assert "Traceback" not in found.err
     assert "secret" not in found.err
+
+
+@pytest.mark.parametrize("command", ["worker", "dev"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run-timeout", "0"], "--run-timeout: '0' must be a number of seconds over 0"),
+        (["--run-timeout", "-1"], "--run-timeout: '-1' must be"),
+        (["--run-timeout", "nan"], "--run-timeout: 'nan' must be"),
+        (["--run-timeout", "inf"], "--run-timeout: 'inf' must be"),
+        (["--shutdown-grace", "-1"], "--shutdown-grace: '-1' must be a number of seconds, 0 or more"),
+        (["--concurrency", "0"], "--concurrency: '0' must be a whole number over 0"),
+        ([""], "[NAME=]TARGET: '' is empty; was it meant to be a variable of the shell?"),
+        (["graph.py", " "], "[NAME=]TARGET: ' ' is empty"),
+        (["--config", ""], "--config: '' is empty"),
+        (["--checkpointer", ""], "--checkpointer: '' is empty"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    command: str, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        _parse(command, *arguments)
+
+    assert refused.value.code == 2
+    assert f"runstream {command}: error: argument {told}" in capsys.readouterr().err
+
+
+def test_no_processes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse("worker", "--processes", "0")
+
+    assert "argument --processes: '0' must be a whole number over 0" in capsys.readouterr().err
+
+
+def _parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("runstream")
+    register(Commands(parser))
+    return parser.parse_args(arguments)
 
 
 async def test_a_supervisor_replaces_a_worker_that_dies_and_ends_with_all(cli: Processes, client: Client) -> None:

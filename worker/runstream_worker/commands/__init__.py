@@ -6,6 +6,7 @@ Every call of `runstream` imports this package, so it imports nothing of LangGra
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from runstream.cli.exits import CommandError
 from runstream_worker.commands import demo, dev, worker
 
 _NEEDED = ("arq", "langgraph", "langchain", "langchain_openai", "orjson", "watchfiles")
+_FOREVER = 1e9
 
 
 def register(commands: Commands) -> None:
@@ -77,17 +79,19 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         "targets",
         metavar="[NAME=]TARGET",
         nargs="*",
+        type=_not_empty,
         help="module:attr, path/file.py:attr or langgraph.json; without any, the default agent as 'agent'",
     )
-    parser.add_argument("--config", metavar="FILE", help="a langgraph.json, as a target")
+    parser.add_argument("--config", type=_not_empty, metavar="FILE", help="a langgraph.json, as a target")
     parser.add_argument("--concurrency", type=_count, default=25, metavar="N", help="runs at a time, per process (25)")
     parser.add_argument(
         "--checkpointer",
+        type=_not_empty,
         metavar="URL",
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
         help="sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
     )
-    parser.add_argument("--run-timeout", type=_seconds, metavar="S", help="what an attempt may take")
+    parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(
         "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for runs to end in ({grace:g})"
     )
@@ -101,10 +105,28 @@ def _count(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds")
+    seconds = _number(text)
+    if not 0 <= seconds < _FOREVER:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, 0 or more")
     return seconds
+
+
+def _seconds_over_0(text: str) -> float:
+    seconds = _number(text)
+    if not 0 < seconds < _FOREVER:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds over 0")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # is in no range
+
+
+def _not_empty(text: str) -> str:
+    """Refuses what a variable of the shell leaves that is not set: it must not stand for something else."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; was it meant to be a variable of the shell?")
+    return text
