@@ -302,6 +302,15 @@ async def test_the_demo_on_a_redis_of_ones_own_leaves_its_runs_alone(
     assert (await client.get(waiting.run_id)).status is Status.QUEUED
 
 
+async def test_the_demo_leaves_the_environments_redis_alone_and_its_help_says_so(cli: Processes) -> None:
+    report = await cli.run("demo", "--json", "--prompt", "Hi", environment={"RUNSTREAM_REDIS_URL": "redis://nowhere:1"})
+    told = " ".join((await cli.run("demo", "--help")).out.split())
+
+    assert report.code == 0, report.err
+    assert report.json["readers_saw_the_same"]
+    assert "else an embedded one, whatever RUNSTREAM_REDIS_URL says" in told
+
+
 async def test_interrupting_the_demo_leaves_nothing(cli: Processes) -> None:
     demo = await cli.start("demo")
     while "prompt" not in await demo.line():

@@ -44,6 +44,11 @@ def _add_demo(commands: Commands) -> None:
         _with_extra(demo.run),
         about="see it work: Redis, a worker process, and two readers of one run",
         example='runstream demo\nrunstream demo --prompt "What is 6 * 7?"',
+        helps={
+            "redis": "of Redis; else an embedded one, whatever RUNSTREAM_REDIS_URL says",
+            "namespace": "else one of its own, that no other worker shares",
+            "json": "a line of JSON in place of the story",
+        },
     )
     parser.add_argument("--prompt", default=demo.PROMPT, metavar="TEXT", help="what to ask the agent")
 
@@ -54,6 +59,7 @@ def _add_dev(commands: Commands) -> None:
         _with_extra(dev.run),
         about="develop: a worker that reloads when a file changes, with an embedded Redis unless one is named",
         example="runstream dev my_agent.py:graph\nrunstream dev --config langgraph.json",
+        helps={"redis": "of Redis; else RUNSTREAM_REDIS_URL, else an embedded one"},
     )
     _add_worker_options(parser, grace=5.0)
 
@@ -67,6 +73,7 @@ def _add_worker(commands: Commands) -> None:
 runstream worker
 runstream worker my_agent.py:graph --concurrency 50 --processes 2
 runstream worker support=agents.support:graph sales=agents.sales:graph --redis redis://redis:6379/0""",
+        helps={"json": "a line of JSON for each worker that is ready"},
     )
     _add_worker_options(parser, grace=20.0)
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="how many, each with N slots (1)")
