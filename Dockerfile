@@ -6,7 +6,7 @@ COPY producer producer
 COPY worker worker
 COPY gateway gateway
 RUN python -m venv /opt/runstream \
-    && /opt/runstream/bin/pip install --no-cache-dir '.[worker,gateway,sqlite,postgres,cli]'
+    && /opt/runstream/bin/pip install --no-cache-dir '.[worker,gateway,sqlite,postgres]'
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --create-home --home-dir /app runstream

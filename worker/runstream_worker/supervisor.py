@@ -115,8 +115,11 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """Ask it to leave; a second time, to hurry."""
-        with suppress(ProcessLookupError):
-            self._process.terminate()
+        if self._process.returncode is None:
+            # Not by Process.terminate: it can take the exit code of a process that has just ended, and asyncio, which
+            # finds none then, tells 255 (python/cpython#127049).
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
 
     async def wait(self) -> int:
         """Wait until it has ended; its exit code, negative if a signal ended it."""
@@ -206,6 +209,8 @@ class Supervisor:
         """Start a worker and wait for its end."""
         worker = await WorkerProcess.spawn(self._command)
         self._workers.add(worker)
+        if self._leaving.is_set():  # told while it was being started
+            worker.terminate()
         try:
             with suppress(WorkerNotStarted):
                 self._on_ready(await worker.ready())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 
 from redis.exceptions import RedisError
@@ -24,6 +24,11 @@ from runstream.model import STREAM_MODES, Status
 
 _GROUP = "runstream.commands"
 _EVENT_MODES = (*STREAM_MODES, "attempt", "end", "gap")
+_COMMON_HELPS = {
+    "redis": "of Redis; else RUNSTREAM_REDIS_URL, else the local one",
+    "namespace": "else RUNSTREAM_NAMESPACE, else 'runstream'",
+    "json": "lines of JSON, as in a pipe",
+}
 _ABOUT = """\
 Run LangGraph agents on workers; publish every chunk to a stream that any number
 of readers tail.
@@ -40,7 +45,13 @@ class Commands:
         self._subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="name", required=True)
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], int], *, about: str, example: str
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        *,
+        about: str,
+        example: str,
+        helps: Mapping[str, str] | None = None,
     ) -> argparse.ArgumentParser:
         """Add a command, with the options that all have.
 
@@ -49,6 +60,7 @@ class Commands:
             run: does it, and returns the exit code.
             about: what it does, in a line.
             example: lines that can be copied.
+            helps: what is said of the options that all have (redis, namespace, json) where it is something else here.
 
         Returns:
             Its parser, for the command's own arguments.
@@ -64,9 +76,10 @@ class Commands:
         )
         parser.set_defaults(run=run)
         common = parser.add_argument_group("everywhere")
-        common.add_argument("--redis", metavar="URL", help="of Redis; else RUNSTREAM_REDIS_URL, else the local one")
-        common.add_argument("--namespace", metavar="NS", help="else RUNSTREAM_NAMESPACE, else 'runstream'")
-        common.add_argument("--json", action="store_true", help="lines of JSON, as in a pipe")
+        said = {**_COMMON_HELPS, **(helps or {})}
+        common.add_argument("--redis", metavar="URL", help=said["redis"])
+        common.add_argument("--namespace", metavar="NS", help=said["namespace"])
+        common.add_argument("--json", action="store_true", help=said["json"])
         return parser
 
 
@@ -107,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_enqueue(commands: Commands) -> None:
     parser = commands.add(
         "enqueue",
-        with_client(runs.enqueue),
+        with_client(runs.enqueue, before=runs.take_input),
         about="enqueue a run, and follow it if you like",
         example="""
 runstream enqueue agent "What time is it?" --text

@@ -17,9 +17,14 @@ from runstream.errors import InvalidRequest
 from runstream.model import Event, Status
 
 
+def take_input(args: argparse.Namespace) -> None:
+    """Put the run's input in the place of the argument that says what it is."""
+    args.input = read_input(args.input, args.command)
+
+
 async def enqueue(args: argparse.Namespace, client: Client, output: Output) -> int:
     """Enqueue a run; follow it, or wait for its result, where that was asked for."""
-    run = await client.enqueue(args.graph, read_input(args.input, args.command), **run_options(args))
+    run = await client.enqueue(args.graph, args.input, **run_options(args))
     if args.follow or args.text:
         output.note(f"run {run.run_id}")
         return await _follow(client, output, run.run_id, args)

@@ -28,10 +28,20 @@ def namespace(args: argparse.Namespace) -> str:
 
 def with_client(
     command: Callable[[argparse.Namespace, Client, Output], Coroutine[Any, Any, int]],
+    *,
+    before: Callable[[argparse.Namespace], None] | None = None,
 ) -> Callable[[argparse.Namespace], int]:
-    """Make a command of a coroutine that takes a client which is known to reach Redis."""
+    """Make a command of a coroutine that takes a client which is known to reach Redis.
+
+    Args:
+        command: the coroutine.
+        before: is called before the event loop runs. What waits for standard input belongs there: in the loop, Ctrl-C
+            would only cancel a task, and the task would not notice until the input has come.
+    """
 
     def run(args: argparse.Namespace) -> int:
+        if before is not None:
+            before(args)
         return asyncio.run(_run(command, args))
 
     return run

@@ -6,6 +6,7 @@ Every call of `runstream` imports this package, so it imports nothing of LangGra
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from runstream.cli.exits import CommandError
 from runstream_worker.commands import demo, dev, worker
 
 _NEEDED = ("arq", "langgraph", "langchain", "langchain_openai", "orjson", "watchfiles")
+_FOREVER = 1e9
 
 
 def register(commands: Commands) -> None:
@@ -42,6 +44,11 @@ def _add_demo(commands: Commands) -> None:
         _with_extra(demo.run),
         about="see it work: Redis, a worker process, and two readers of one run",
         example='runstream demo\nrunstream demo --prompt "What is 6 * 7?"',
+        helps={
+            "redis": "of Redis; else an embedded one, whatever RUNSTREAM_REDIS_URL says",
+            "namespace": "else one of its own, that no other worker shares",
+            "json": "a line of JSON in place of the story",
+        },
     )
     parser.add_argument("--prompt", default=demo.PROMPT, metavar="TEXT", help="what to ask the agent")
 
@@ -52,6 +59,7 @@ def _add_dev(commands: Commands) -> None:
         _with_extra(dev.run),
         about="develop: a worker that reloads when a file changes, with an embedded Redis unless one is named",
         example="runstream dev my_agent.py:graph\nrunstream dev --config langgraph.json",
+        helps={"redis": "of Redis; else RUNSTREAM_REDIS_URL, else an embedded one"},
     )
     _add_worker_options(parser, grace=5.0)
 
@@ -65,6 +73,7 @@ def _add_worker(commands: Commands) -> None:
 runstream worker
 runstream worker my_agent.py:graph --concurrency 50 --processes 2
 runstream worker support=agents.support:graph sales=agents.sales:graph --redis redis://redis:6379/0""",
+        helps={"json": "a line of JSON for each worker that is ready"},
     )
     _add_worker_options(parser, grace=20.0)
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="how many, each with N slots (1)")
@@ -77,17 +86,19 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         "targets",
         metavar="[NAME=]TARGET",
         nargs="*",
+        type=_not_empty,
         help="module:attr, path/file.py:attr or langgraph.json; without any, the default agent as 'agent'",
     )
-    parser.add_argument("--config", metavar="FILE", help="a langgraph.json, as a target")
+    parser.add_argument("--config", type=_not_empty, metavar="FILE", help="a langgraph.json, as a target")
     parser.add_argument("--concurrency", type=_count, default=25, metavar="N", help="runs at a time, per process (25)")
     parser.add_argument(
         "--checkpointer",
+        type=_not_empty,
         metavar="URL",
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
         help="sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
     )
-    parser.add_argument("--run-timeout", type=_seconds, metavar="S", help="what an attempt may take")
+    parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(
         "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for runs to end in ({grace:g})"
     )
@@ -101,10 +112,28 @@ def _count(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds")
+    seconds = _number(text)
+    if not 0 <= seconds < _FOREVER:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, 0 or more")
     return seconds
+
+
+def _seconds_over_0(text: str) -> float:
+    seconds = _number(text)
+    if not 0 < seconds < _FOREVER:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds over 0")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # is in no range
+
+
+def _not_empty(text: str) -> str:
+    """Refuses what a variable of the shell leaves that is not set: it must not stand for something else."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; was it meant to be a variable of the shell?")
+    return text

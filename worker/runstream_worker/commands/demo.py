@@ -8,18 +8,18 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
-from runstream.cli.exits import CommandError, Exit, masked
-from runstream.cli.terminal import Output, clipped, printable
+from runstream.cli.exits import CommandError, Exit
+from runstream.cli.terminal import Output, Style, clipped, printable
 from runstream.client import Client, Run
-from runstream.embedded import EmbeddedRedis
 from runstream.model import Event
 from runstream.settings import NAMESPACE_VARIABLE, REDIS_URL_VARIABLE, ClientSettings
 from runstream.text import text_of
-from runstream_worker.commands.screen import Screen, screen_for
+from runstream_worker.commands.redis import SessionRedis, session_redis
+from runstream_worker.commands.screen import Screen, screen_for, wrapped
 from runstream_worker.supervisor import Ready, WorkerCommand, WorkerNotStarted, WorkerProcess
 
 PROMPT = "What time is it, and what is 6 * 7?"
@@ -75,18 +75,12 @@ def run(args: argparse.Namespace) -> int:
     """Show it."""
     # A demonstration is for people, even in a pipe.
     output = replace(Output.choose(as_json=args.json), pretty=not args.json)
-    with _redis(args.redis, output) as url, tempfile.TemporaryFile() as log:
-        report = asyncio.run(_demonstrate(args, output, url, log))
-    _show(report, output)
+    with session_redis(args.redis or "", output) as redis, tempfile.TemporaryFile() as log:
+        _step(output, "Redis", redis.about)
+        args.redis = redis.url  # an error is to name it
+        report = asyncio.run(_demonstrate(args, output, redis.url, log))
+    _show(report, output, redis)
     return Exit.OK if report.alike and report.end["status"] == "success" else Exit.FAILED
-
-
-@contextmanager
-def _redis(url: str | None, output: Output) -> Iterator[str]:
-    with nullcontext() if url else EmbeddedRedis() as embedded:
-        found = embedded.url if embedded is not None else url or ""
-        _step(output, "Redis", embedded.describe() if embedded is not None else masked(found))
-        yield found
 
 
 async def _demonstrate(args: argparse.Namespace, output: Output, url: str, log: IO[bytes]) -> _Report:
@@ -183,11 +177,12 @@ def _screen(output: Output, *labels: str) -> Iterator[Screen | None]:
         output.line()
 
 
-def _show(report: _Report, output: Output) -> None:
+def _show(report: _Report, output: Output, redis: SessionRedis) -> None:
     to_first = report.first.first_text_at - report.began if report.first.pieces else None
     if not output.pretty:
         output.json(
             {
+                "embedded": redis.embedded,
                 "run_id": report.run.run_id,
                 "worker": report.worker,
                 "end": report.end,
@@ -208,19 +203,29 @@ def _show(report: _Report, output: Output) -> None:
         _step(output, "tokens", told)
     same = "the same for both" if report.alike else "NOT the same for both"
     _step(output, "events", f"{len(report.first.events)}, {same}; B came {report.late_by} tokens late", ok=report.alike)
-    _step(output, "next", output.styled("runstream dev my_agent.py:graph", "bold"), ok=None)
+    _step(output, "next", "runstream dev my_agent.py:graph", ok=None)
 
 
 def _step(output: Output, label: str, told: str, *, passing: bool = False, ok: bool | None = True) -> None:
-    """Say a line of the story; one that is `passing` gives way to the next."""
+    """Say a line of the story; one that is `passing` gives way to the next.
+
+    Nothing of the others is cut off: a terminal gets as many lines as they need, a pipe gets one.
+    """
     if not output.pretty or (passing and not output.terminal):
         return
-    mark = {True: output.styled("✓", "green"), False: output.styled("✗", "red"), None: " "}[ok]
+    told = " ".join(printable(told).split("\n"))
+    room = max(output.width - _LABEL_WIDTH - 6, _LABEL_WIDTH)
     if passing:
-        mark = " "
-    shown = told if output.colour and "\x1b" in told else clipped(told, output.width - _LABEL_WIDTH - 6)
-    line = f"  {mark} {output.styled(label.ljust(_LABEL_WIDTH), 'dim')} {shown}"
-    output.write(f"\r\x1b[K{line}" if passing else f"{_erase(output)}{line}\n")
+        output.write(f"{_erase(output)}    {output.styled(label.ljust(_LABEL_WIDTH), 'dim')} {clipped(told, room)}")
+        return
+    mark = {True: output.styled("✓", "green"), False: output.styled("✗", "red"), None: " "}[ok]
+    first, *others = wrapped(told, room) if output.terminal else [told]
+    style: tuple[Style, ...] = ("bold",) if ok is None else ()
+    output.line(
+        f"{_erase(output)}  {mark} {output.styled(label.ljust(_LABEL_WIDTH), 'dim')} {output.styled(first, *style)}"
+    )
+    for line in others:
+        output.line(f"{' ' * (_LABEL_WIDTH + 5)}{line}")
 
 
 def _erase(output: Output) -> str:

@@ -6,15 +6,15 @@ import argparse
 import asyncio
 import os
 import shlex
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from runstream.cli.exits import Exit, masked
-from runstream.cli.session import namespace, redis_url
+from runstream.cli.exits import Exit
+from runstream.cli.session import namespace
 from runstream.cli.terminal import Output
-from runstream.embedded import EmbeddedRedis
 from runstream.settings import REDIS_URL_VARIABLE
+from runstream_worker.commands.redis import SessionRedis, session_redis
 from runstream_worker.commands.worker import command_of, set_up_logging
 from runstream_worker.supervisor import (
     Ready,
@@ -33,30 +33,22 @@ def run(args: argparse.Namespace) -> int:
     """Develop until SIGINT or SIGTERM."""
     set_up_logging(args.log_level)
     output = Output.choose(as_json=args.json)
-    with redis_for(args, output) as (url, is_ours):
-        args.redis = url
-        return asyncio.run(_Dev(args, output, is_ours=is_ours).run())
-
-
-@contextmanager
-def redis_for(args: argparse.Namespace, output: Output) -> Iterator[tuple[str, bool]]:
-    """The URL of the Redis that was named, else of an embedded one, and whether it is embedded."""
     # The local default does not count: a newcomer's machine has no Redis, or somebody else's.
-    named: str = args.redis or os.environ.get(REDIS_URL_VARIABLE, "")
-    with nullcontext() if named else EmbeddedRedis() as embedded:
-        told = embedded.describe() if embedded is not None else masked(named)
+    named = args.redis or os.environ.get(REDIS_URL_VARIABLE, "")
+    with session_redis(named, output) as redis:
         if output.pretty:
-            output.line(f"{output.styled('Redis ', 'dim')}  {told}")
-        yield (embedded.url, True) if embedded is not None else (named, False)
+            output.line(f"{output.styled('Redis ', 'dim')}  {redis.about}")
+        args.redis = redis.url
+        return asyncio.run(_Dev(args, output, redis).run())
 
 
 class _Dev:
     """One session."""
 
-    def __init__(self, args: argparse.Namespace, output: Output, *, is_ours: bool) -> None:
+    def __init__(self, args: argparse.Namespace, output: Output, redis: SessionRedis) -> None:
         self._args = args
         self._output = output
-        self._is_ours = is_ours
+        self._redis = redis
         self._command: WorkerCommand = command_of(args)
         self._folders = watched_folders(args.targets, args.config)
         self._changed = asyncio.Event()
@@ -73,9 +65,10 @@ class _Dev:
         return Exit.OK
 
     def _leave(self) -> None:
-        self._leaving.set()
-        if self._worker is not None:
+        """End the session: the worker drains, for it is asked once. Only when told again has it to hurry."""
+        if self._leaving.is_set() and self._worker is not None:
             self._worker.terminate()
+        self._leaving.set()
 
     async def _one_worker(self) -> None:
         """Start a worker; end it when a file changes. One that ends by itself is started anew after a change."""
@@ -101,7 +94,8 @@ class _Dev:
     def _announce(self, ready: Ready) -> None:
         self._starts += 1
         if not self._output.pretty:
-            self._output.json({"redis": self._shown_url(), "worker": ready.worker, "graphs": list(ready.graphs)})
+            redis = {"redis": self._redis.shown_url, "embedded": self._redis.embedded}
+            self._output.json({**redis, "worker": ready.worker, "graphs": list(ready.graphs)})
             return
         for name, told in self._lines(ready) if self._starts == 1 else [("worker", self._about(ready))]:
             self._output.line(f"{self._output.styled(f'{name:6}', 'dim')}  {told}")
@@ -109,7 +103,7 @@ class _Dev:
     def _lines(self, ready: Ready) -> list[tuple[str, str]]:
         folders = ", ".join(map(str, self._folders))
         return [
-            ("", self._shown_url()),
+            ("", self._redis.shown_url),
             ("worker", self._about(ready)),
             ("reload", f"when a .py file changes in {folders}"),
             ("try", self._output.styled(self._example(ready), "bold")),
@@ -119,14 +113,9 @@ class _Dev:
     def _about(self, ready: Ready) -> str:
         return f"{ready.worker}: {', '.join(ready.graphs)}; {ready.slots} slots"
 
-    def _shown_url(self) -> str:
-        """The password of the throw-away Redis is there to be copied; any other is nobody's business."""
-        return self._args.redis if self._is_ours else masked(self._args.redis)
-
     def _example(self, ready: Ready) -> str:
-        url = redis_url(self._args)
-        can_be_shown = self._is_ours or masked(url) == url
-        where = shlex.quote(url) if can_be_shown else f'"${REDIS_URL_VARIABLE}"'
+        url = self._redis.url
+        where = shlex.quote(url) if self._redis.shown_url == url else f'"${REDIS_URL_VARIABLE}"'
         also = f" --namespace {namespace(self._args)}" if self._args.namespace else ""
         return f'runstream enqueue {ready.graphs[0]} "What time is it?" --text --redis {where}{also}'
 
