@@ -22,7 +22,7 @@ class GraphExited(RunstreamError):
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
-    """Turn what ends a process into an error of the task that raised it, for every task that the loop makes from now on.
+    """Turn what ends a process into an error of the task that raised it, for every task made from now on.
 
     asyncio lets SystemExit and KeyboardInterrupt out of any task, past whoever waits for the task, so that a tool that
     calls `sys.exit()`, as command-line code does, would end all runs of its worker; and the next worker's after it.
@@ -64,7 +64,7 @@ async def leave_for_sure(code: int) -> None:
 
 
 def _is_at_work(thread: threading.Thread) -> bool:
-    """Whether a thread does something; one of a pool that waits for work is in `concurrent.futures`' own worker loop."""
+    """Whether a thread does something; one of a pool that waits is in `concurrent.futures`' own worker loop."""
     frame = sys._current_frames().get(thread.ident or -1)  # noqa: SLF001 - documented, for this use
     return frame is not None and frame.f_code.co_name != "_worker"
 

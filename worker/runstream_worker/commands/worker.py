@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
-    from runstream_worker.app import serve  # noqa: PLC0415 - imports arq
+    from runstream_worker.app import serve_process  # noqa: PLC0415 - imports arq
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
 
     settings = WorkerSettings(
@@ -71,13 +71,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
             parent.tell(ready)
 
     tune_collector()
-    try:
-        asyncio.run(serve(graphs, settings, on_startup=tell))
-    except SystemExit as ended:
-        # asyncio lets it out of any task, past whoever waits for the task.
-        raise CommandError(
-            f"a graph called sys.exit({ended.code!r}): this worker ends, and its runs are lost"
-        ) from ended
+    asyncio.run(serve_process(graphs, settings, on_startup=tell))
     return Exit.OK
 
 
