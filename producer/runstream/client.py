@@ -18,6 +18,7 @@ from runstream.errors import (
     RunLost,
     RunNotFound,
     RunStopped,
+    RunstreamError,
     RunTimedOut,
 )
 from runstream.faults import patiently
@@ -83,6 +84,7 @@ class Client:
         self._url = url or redis_url_from_environment()
         self._redis = connect(self._url, connections=self._settings.connections)
         self._scripts = Scripts(self._redis, self._keys)
+        self._closed = False
         self._records = Records(self._redis, self._keys, self._call)
         self._tails = Tails(
             self._redis,
@@ -108,6 +110,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections. Readers that still wait raise `RunstreamError`; runs are not touched."""
+        self._closed = True
         await self._tails.aclose()
         await self._redis.aclose()
 
@@ -120,6 +123,9 @@ class Client:
         await self._call(lambda: cast("Any", self._redis).ping())
 
     async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        if self._closed:
+            # redis-py would quietly connect anew, and nobody would close that.
+            raise RunstreamError("the client is closed")
         return await patiently(call, self._settings.call_timeout)
 
     # -- produce ------------------------------------------------------------------------------------------------------

@@ -177,8 +177,10 @@ def _check_names(options: Mapping[str, Any]) -> None:
     known = RunOptions.__annotations__
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.5)
+            close = difflib.get_close_matches(name, known, 1, 0.6)
             hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            if name in _CONFIG_KEYS:
+                hint = f"it belongs in config: config={{{name!r}: ...}}"
             raise InvalidRequest(name, f"there is no such option; {hint}")
 
 

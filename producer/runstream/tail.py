@@ -212,6 +212,8 @@ class Tails:
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
+        if self._closed:
+            raise RunstreamError("the client is closed")
         return await patiently(call, self._reconnect_timeout)
 
     async def _read_all(self) -> None:

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command as LangGraphCommand
 from redis.asyncio import Redis
 
-from runstream import Client, ClientSettings, Command, InvalidRequest, RunSpec, Send
+from runstream import Client, ClientSettings, Command, InvalidRequest, RunSpec, RunstreamError, Send
 from runstream.keys import Keys
 from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
@@ -35,6 +35,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stream_mode": 5}, "^stream_mode: 5 must be a stream mode or a list"),
     ({"print_mode": "x"}, "^print_mode: 'x' is no stream mode"),
     ({"stream_modes": "values"}, r"^stream_modes: there is no such option; did you mean 'stream_mode'\?"),
+    ({"recursion_limit": 5}, "^recursion_limit: there is no such option; it belongs in config"),
     ({"qqqqqq": 1}, "^qqqqqq: there is no such option; the options are config, context,"),
     ({"durability": "asnyc"}, "^durability: 'asnyc': input should be 'sync', 'async' or 'exit'"),
     ({"version": "v3"}, "^version: 'v3': input should be 'v1' or 'v2'"),
@@ -197,3 +198,49 @@ def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
             pass
     assert ids == sorted(ids)
     assert {uuid.UUID(made).version for made in ids} == {7}
+
+
+async def test_a_client_that_is_closed_says_so(redis_url: str, namespace: str) -> None:
+    async with Client(redis_url, settings=ClientSettings(namespace=namespace)) as client:
+        await client.ping()
+    for call in (client.ping(), client.enqueue("agent", {}), anext(client.tail(new_run_id()))):
+        with pytest.raises(RunstreamError, match="the client is closed"):
+            await call
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"retention": 0}, {"retention": "1d"}, {"connections": 0}, {"read_buffer": 0}, {"reconnect_timeout": -1},
+        {"probe_interval": 20}, {"max_request_bytes": 1.5}, {"queued_ttl": float("inf")},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_a_client_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{next(iter(wrong))}: "):
+        ClientSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:secret@localhost?protocol=3", "the option 'protocol' cannot be set"),
+        ("redis://localhost?password=secret&decode_responses=True", "the option 'decode_responses' cannot be set"),
+        ("redis://localhost?db=zero&password=secret", "is no URL of Redis"),
+    ],
+)
+def test_url_options_that_would_break_what_is_relied_on_are_refused(url: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told) as caught:
+        Client(url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_limits_hold_for_what_comes_along_with_a_request(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match=r"^input: the request with its metadata is"):
+        await client.enqueue("agent", {}, metadata={"x": "y" * 2_000_000})
+    with pytest.raises(InvalidRequest, match=r"^reason: 2,000 characters: must be text of at most 1,000"):
+        await client.stop(new_run_id(), reason="x" * 2000)
+    with pytest.raises(InvalidRequest, match=r"^idempotency_key: the runs of a batch cannot share it"):
+        await client.batch("agent", [{}, {}], idempotency_key="k")
+    with pytest.raises(InvalidRequest, match=r"^limit: 0 must be a whole number of 1 or more"):
+        await client.runs(limit=0)
