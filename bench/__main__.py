@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.checkpoints import checkpoints
 from bench.figure import Figure, Ground, Measurement
 from bench.fleet import fleet
 from bench.latency import latency
@@ -30,6 +31,7 @@ FIGURES: Mapping[str, Figure] = {
     "latency": latency,
     "memory": memory,
     "noop": noop,
+    "checkpoints": checkpoints,
 }
 _HEAD = ("metric", "value", "unit", "target", "ok?")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from runstream.client import Client, Run, RunSpec
 from runstream.command import Command, Send
 from runstream.errors import (
+    AttemptFenced,
     EncodingError,
     GraphLoadError,
     InvalidRequest,
@@ -33,6 +34,7 @@ from runstream.text import text_of
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttemptFenced",
     "Client",
     "ClientSettings",
     "Command",

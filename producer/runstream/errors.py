@@ -7,6 +7,7 @@ RunstreamError
 ├── ProtocolError             something in Redis was not written by a version this one can read
 ├── GraphLoadError            a worker's target could not be turned into a graph
 ├── EncodingError             a graph emitted something that JSON cannot carry
+├── AttemptFenced             an attempt that has lost its run wanted to write a checkpoint
 └── RunFailedError            the run has ended, and not well; `.info` tells how
     ├── RunErrored            the graph raised
     ├── RunStopped            somebody stopped it
@@ -68,6 +69,18 @@ class GraphLoadError(RunstreamError):
 
 class EncodingError(RunstreamError):
     """A graph emitted something that JSON cannot carry."""
+
+
+class AttemptFenced(RunstreamError):
+    """An attempt that does not hold its run any more wanted to write a checkpoint. Nothing was written."""
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        super().__init__(
+            f"attempt {attempt} does not hold run {run_id!r} any more (the run has ended, or another attempt has it): "
+            "its checkpoint was not written"
+        )
+        self.run_id = run_id
+        self.attempt = attempt
 
 
 class RunFailedError(RunstreamError):

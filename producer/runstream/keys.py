@@ -85,6 +85,22 @@ class Keys:
         """List: the runs of this worker that somebody wants stopped."""
         return f"{self.tag}:worker:{worker_id}:bell"
 
+    def checkpoints(self, thread_id: str) -> str:
+        """Hash: a thread's checkpoints, with everything that belongs to them."""
+        return f"{self.tag}:checkpoints:{thread_id}"
+
+    def checkpoint_index(self, thread_id: str) -> str:
+        """Sorted set: the names of a thread's checkpoints and of their writes, in order.
+
+        Not spelled from `checkpoints`: a thread id is any text, and could be another thread's with the ending.
+        """
+        return f"{self.tag}:checkpoint-index:{thread_id}"
+
+    @property
+    def checkpointed(self) -> str:
+        """Sorted set: the threads that have checkpoints, by the time in ms at which these expire."""
+        return f"{self.tag}:checkpointed"
+
     @property
     def jobs(self) -> str:
         """Sorted set: arq's own queue, for a worker's cron jobs and other functions."""

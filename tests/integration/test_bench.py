@@ -21,6 +21,7 @@ UNITS = {
     "latency": {"ms"},
     "memory": {"bytes/token"},
     "noop": {"runs/s"},
+    "checkpoints": {"bytes", "ms"},
 }
 
 

@@ -57,7 +57,7 @@ async def postgres_url() -> AsyncIterator[str]:
             await server.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
+@pytest.fixture(params=["sqlite_url", "postgres_url", "redis_url"])
 def shared_url(request: pytest.FixtureRequest) -> str:
     """The URL of each kind of checkpointer that several processes can share."""
     url: str = request.getfixturevalue(request.param)
@@ -107,8 +107,9 @@ async def test_workers_that_start_together_on_an_empty_database(shared_url: str)
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("threads.db", r"'threads\.db' must begin with sqlite:///, postgresql:// or memory://"),
-        ("redis://user:secret@host/0", r"'redis://host/0' must begin with sqlite:///"),
+        ("threads.db", r"'threads\.db' must begin with redis://, sqlite:///, postgresql:// or memory://"),
+        ("mysql://user:secret@host/0", r"'mysql://host/0' must begin with redis://"),
+        ("redis://user:secret@host/zero", r"'redis://host/zero' is no URL of Redis: the database 'zero' is no number"),
         ("sqlite://threads.db", r"'sqlite://threads.db' names no file; write sqlite:///threads\.db"),
         ("sqlite:///", "names no file"),
         ("sqlite:////no/such/folder/threads.db", "the folder '/no/such/folder' does not exist"),
@@ -126,10 +127,17 @@ async def test_a_url_that_is_none_is_refused_with_what_would_be_right(url: str, 
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["postgresql://user:secret@127.0.0.1:1/db", "postgres://user:secret@127.0.0.1:x/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:secret@127.0.0.1:1/db",
+        "postgres://user:secret@127.0.0.1:x/db",
+        "redis://user:secret@127.0.0.1:1/0",
+    ],
+)
 async def test_a_database_that_cannot_be_reached_is_told_at_once(url: str) -> None:
     async with asyncio.timeout(10):
-        with pytest.raises(CheckpointerError, match=r"checkpointer: 'postgres(ql)?://127.0.0.1:(1|x)/db'") as refused:
+        with pytest.raises(CheckpointerError, match=r"checkpointer: '[a-z]+://127.0.0.1:(1|x)/(db|0)'") as refused:
             async with open_checkpointer(url):
                 pytest.fail("it was opened")
     assert "secret" not in str(refused.value)

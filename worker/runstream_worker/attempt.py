@@ -34,6 +34,7 @@ from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.outbox import Outbox, Publisher
 from runstream_worker.outcome import FinalState, Outcome, broken_off, failed
+from runstream_worker.redis_saver import Fence
 from runstream_worker.settings import WorkerSettings
 
 _FINISH_RETRY = 0.1
@@ -93,7 +94,8 @@ class Attempt:
 
     async def _supervise(self, request: RunRequest) -> Outcome | None:
         """Run the graph until it ends or the guard says so; a graph that ignores its cancellation is left behind."""
-        work = asyncio.create_task(self._execute(request), name=f"run-{self.run_id}")
+        with Fence(self.run_id, self.number).around():
+            work = asyncio.create_task(self._execute(request), name=f"run-{self.run_id}")
         ended = asyncio.create_task(self.guard.wait())
         timeout = request.timeout or self._means.settings.run_timeout
         try:

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from redis.exceptions import RedisError
 
+from runstream.connection import shown
 from runstream.errors import InvalidRequest, RunstreamError
+from runstream.settings import DEFAULT_REDIS_URL
+from runstream_worker.redis_saver import DEFAULT_TTL, RedisSaver
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -37,12 +41,21 @@ class CheckpointerError(RunstreamError):
 
 
 @asynccontextmanager
-async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
+async def open_checkpointer(
+    url: str | None,
+    *,
+    runs_url: str = DEFAULT_REDIS_URL,
+    namespace: str = "runstream",
+    ttl: float = DEFAULT_TTL,
+) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
     """A checkpointer for as long as the block lasts; its tables are there. No error tells a password.
 
     Args:
-        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing
-            kept), or None for none.
+        url: `redis` (the one that the runs are in), `redis://...`, `rediss://...`, `sqlite:///relative.db`,
+            `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing kept), or None for none.
+        runs_url: of the Redis that the runs are in.
+        namespace: of the runs; checkpoints in Redis have it, too.
+        ttl: how long Redis keeps a thread after it was last written to, in seconds.
 
     Raises:
         InvalidRequest: the URL is none of these, or what it needs is not installed.
@@ -52,7 +65,10 @@ async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSave
         yield None
         return
     scheme = urlsplit(url).scheme
-    if scheme == "sqlite":
+    if url == "redis" or scheme in ("redis", "rediss"):
+        async with _redis(url, runs_url, namespace, ttl) as saver:
+            yield saver
+    elif scheme == "sqlite":
         async with _sqlite(url) as saver:
             yield saver
     elif scheme in ("postgres", "postgresql"):
@@ -65,8 +81,8 @@ async def open_checkpointer(url: str | None) -> AsyncIterator[BaseCheckpointSave
     else:
         raise InvalidRequest(
             "checkpointer",
-            f"{_without_credentials(url)!r} must begin with sqlite:///, postgresql:// or memory://, "
-            "such as sqlite:///threads.db",
+            f"{_without_credentials(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
+            "such as sqlite:///threads.db, or be the word redis",
         )
 
 
@@ -74,6 +90,19 @@ def _without_credentials(url: str) -> str:
     """The URL without user, password and query."""
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+@asynccontextmanager
+async def _redis(url: str, runs_url: str, namespace: str, ttl: float) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    # Only beside the runs can a script look whether an attempt still holds its run.
+    beside_runs = url == "redis"
+    address = runs_url if beside_runs else url
+    async with RedisSaver.from_url(address, namespace=namespace, ttl=ttl, fenced=beside_runs) as saver:
+        try:
+            await saver.ping()
+        except (RedisError, OSError) as error:
+            raise CheckpointerError(f"checkpointer: {shown(url)!r} cannot be used: {error}") from error
+        yield saver
 
 
 @asynccontextmanager

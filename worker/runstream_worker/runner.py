@@ -235,7 +235,14 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         stops = await _connected(stack, settings.redis_url, connections=1)
         sending = await _connected(stack, settings.redis_url, connections=1, answer_within=_ANSWER_WITHIN)
         await cast("Any", calls.ping())
-        checkpointer = await stack.enter_async_context(open_checkpointer(settings.checkpointer_url))
+        checkpointer = await stack.enter_async_context(
+            open_checkpointer(
+                settings.checkpointer_url,
+                runs_url=settings.redis_url,
+                namespace=settings.namespace,
+                ttl=settings.checkpoint_ttl,
+            )
+        )
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
         means = Means(graphs, checkpointer, Scripts(calls, keys), outbox, settings)
         runner = Runner(new_worker_id(), list(graphs), bells, stops, means)

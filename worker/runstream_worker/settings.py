@@ -18,8 +18,10 @@ class WorkerSettings:
         redis_url: of Redis.
         namespace: the deployment's namespace, the same as its clients'.
         concurrency: how many runs one process executes at a time.
-        checkpointer_url: where LangGraph keeps its checkpoints: `sqlite:///PATH`, `postgresql://...`, `memory://`; None
-            leaves each graph the checkpointer that it was compiled with.
+        checkpointer_url: where LangGraph keeps its checkpoints: `redis` (where the runs are), `redis://...`,
+            `sqlite:///PATH`, `postgresql://...`, `memory://`; None leaves each graph the checkpointer that it was
+            compiled with.
+        checkpoint_ttl: how long Redis keeps a thread's checkpoints after it was last written to.
         run_timeout: what an attempt may take when its request says nothing; None is no limit.
         max_stream_bytes: a run that publishes more than this, or has a larger result, ends with an error.
         buffer_events: how many events of one run wait to be published before the graph is slowed down.
@@ -36,6 +38,7 @@ class WorkerSettings:
     namespace: str = "runstream"
     concurrency: int = 25
     checkpointer_url: str | None = None
+    checkpoint_ttl: float = 30 * 24 * 3600.0
     run_timeout: float | None = None
     max_stream_bytes: int = 64 * 1024 * 1024
     buffer_events: int = 1000

@@ -96,7 +96,7 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         type=_not_empty,
         metavar="URL",
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
-        help="sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
+        help="redis, sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
     )
     parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(

@@ -1,0 +1,48 @@
+-- What the scripts of a thread's checkpoints share; each includes this file behind its own head.
+-- A thread is a hash, whose fields are told in docs/PROTOCOL.md, and a sorted set of the names that have an order.
+local hash, index, threads = KEYS[1], KEYS[2], KEYS[3]
+
+-- The names that begin with a prefix. The prefix ends with a zero byte, and names go on behind it.
+local function names_below(prefix)
+  return redis.call('ZRANGEBYLEX', index, '[' .. prefix, '(' .. string.sub(prefix, 1, -2) .. '\1')
+end
+
+local function keep_alive(thread, ttl)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('PEXPIRE', hash, ttl)
+  redis.call('PEXPIRE', index, ttl)
+  redis.call('ZADD', threads, now + ttl, thread)
+  redis.call('ZREMRANGEBYSCORE', threads, '-inf', '(' .. now)
+  if redis.call('PTTL', threads) < tonumber(ttl) then redis.call('PEXPIRE', threads, ttl) end
+end
+
+-- Whether the attempt that writes has lost its run; who writes outside of a run is not asked.
+local function lost(run, attempt)
+  if not run then return false end
+  local record = redis.call('HMGET', run, 'status', 'attempt')
+  return record[1] ~= 'running' or record[2] ~= attempt
+end
+
+-- The first line of a string, and where the rest begins.
+local function line(text, from)
+  local stop = string.find(text, '\n', from, true)
+  return string.sub(text, from, stop - 1), stop + 1
+end
+
+-- Of a checkpoint's row: its parent's id, its head, and where its body begins.
+local function row_head(row)
+  local parent, second = line(row, 1)
+  local head, body = line(row, second)
+  return parent, cjson.decode(head), body
+end
+
+-- What a checkpoint's name says of its namespace, with the zero byte behind it.
+local function namespace_of(name)
+  return string.sub(name, 2, string.find(name, '\0', 1, true))
+end
+
+-- The name of a channel's value, for a checkpoint with this name.
+local function value_name(name, channel, version)
+  return 'b' .. namespace_of(name) .. channel .. '\0' .. version
+end

@@ -1,0 +1,8 @@
+"""LangGraph's checkpoints in plain Redis: `RedisSaver`."""
+
+from __future__ import annotations
+
+from runstream_worker.redis_saver.fence import Fence
+from runstream_worker.redis_saver.saver import DEFAULT_TTL, RedisSaver
+
+__all__ = ["DEFAULT_TTL", "Fence", "RedisSaver"]

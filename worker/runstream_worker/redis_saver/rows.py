@@ -1,0 +1,202 @@
+"""How checkpoints, channel values and writes are spelled in a thread's hash.
+
+A field's name tells what it is by its first letter; its parts are separated by zero bytes. What scripts look into is
+text before a line break; what only the serialiser understands comes behind it.
+
+    c <ns> 0 <id>                       the parent's id, line break, head (JSON), line break, checkpoint, metadata
+    b <ns> 0 <channel> 0 <version>      `=` type, line break, bytes; or `*` type, line break, digests of pieces
+    p <digest>                          a piece of a value
+    w <ns> 0 <id> 0 <task> 0 <index>    channel, type and task path (JSON), line break, bytes
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    PendingWrite,
+    writes_sort_key,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from runstream.errors import ProtocolError
+from runstream_worker.redis_saver.pieces import Cut
+
+_SMALL_TEXT = 64
+"""Texts up to this length stay in the checkpoint, as numbers do; a value of its own would take more room."""
+_VERSION_TYPES = {"i": int, "f": float, "s": str}
+
+
+class Place(NamedTuple):
+    """Where a checkpoint is within its thread."""
+
+    namespace: str
+    checkpoint_id: str
+
+    @property
+    def name(self) -> bytes:
+        """The checkpoint's field; where the id is empty, what the newest one of the namespace is asked for by."""
+        return f"c{self.namespace}\0{self.checkpoint_id}".encode()
+
+    @classmethod
+    def of(cls, name: bytes) -> Place:
+        """The reverse of `name`."""
+        return cls(*name.decode()[1:].split("\0"))
+
+    def value_name(self, channel: str, version: str | float) -> bytes:
+        """The field of a channel's value."""
+        return f"b{self.namespace}\0{channel}\0{_version(version)}".encode()
+
+    def write_name(self, task_id: str, index: int) -> bytes:
+        """The field of a write."""
+        return f"w{self.namespace}\0{self.checkpoint_id}\0{task_id}\0{index}".encode()
+
+    def config(self, thread_id: str) -> RunnableConfig:
+        """What LangGraph asks for this checkpoint with."""
+        return {
+            "configurable": {
+                "thread_id": thread_id,
+                "checkpoint_ns": self.namespace,
+                "checkpoint_id": self.checkpoint_id,
+            }
+        }
+
+
+class Row:
+    """A checkpoint's row, read."""
+
+    def __init__(self, data: bytes) -> None:
+        parent, head, self._body = data.split(b"\n", 2)
+        self.parent = parent.decode()
+        self._head: dict[str, Any] = json.loads(head)
+
+    @property
+    def run_id(self) -> str:
+        """The run that wrote it; empty where none is known."""
+        run_id: str = self._head["r"]
+        return run_id
+
+    @property
+    def versions(self) -> ChannelVersions:
+        """The checkpoint's `channel_versions`."""
+        return {channel: _VERSION_TYPES[told[0]](told[1:]) for channel, told in self._head["v"].items()}
+
+    def checkpoint(self, serde: SerializerProtocol) -> dict[str, Any]:
+        """The checkpoint; of its values only those that are small."""
+        return cast("dict[str, Any]", serde.loads_typed((self._head["t"][0], self._body[: self._head["n"]])))
+
+    def metadata(self, serde: SerializerProtocol) -> CheckpointMetadata:
+        """Its metadata."""
+        return cast("CheckpointMetadata", serde.loads_typed((self._head["t"][1], self._body[self._head["n"] :])))
+
+
+class Loaded(NamedTuple):
+    """A checkpoint with all that belongs to it, as `checkpoint_load.lua` returns it."""
+
+    name: bytes
+    row: bytes
+    values: list[bytes]
+    writes: list[bytes]
+
+    def read(self, serde: SerializerProtocol, thread_id: str) -> CheckpointTuple:
+        """As LangGraph wants it."""
+        place, row = Place.of(self.name), Row(self.row)
+        checkpoint = row.checkpoint(serde)
+        versions = row.versions
+        values = {channel.decode(): _loads(serde, value) for channel, value in _pairs(self.values)}
+        values |= checkpoint["channel_values"]
+        # In the order of the versions, with which other checkpointers give them, too.
+        checkpoint["channel_values"] = {channel: values[channel] for channel in versions if channel in values}
+        checkpoint["channel_versions"] = versions
+        return CheckpointTuple(
+            place.config(thread_id),
+            cast("Checkpoint", checkpoint),
+            row.metadata(serde),
+            place._replace(checkpoint_id=row.parent).config(thread_id) if row.parent else None,
+            self._writes(serde),
+        )
+
+    def _writes(self, serde: SerializerProtocol) -> list[PendingWrite]:
+        found = []
+        for name, data in _pairs(self.writes):
+            _, _, task_id, index = name.decode().split("\0")
+            head, _, value = data.partition(b"\n")
+            channel, kind, path = json.loads(head)
+            found.append((writes_sort_key(path, task_id, int(index)), task_id, channel, (kind, value)))
+        found.sort(key=lambda write: write[0])
+        return [(task_id, channel, serde.loads_typed(typed)) for _, task_id, channel, typed in found]
+
+
+def dump_row(
+    serde: SerializerProtocol,
+    checkpoint: Checkpoint,
+    metadata: Mapping[str, Any],
+    *,
+    parent: str,
+    run_id: str,
+) -> bytes:
+    """A checkpoint's row: without its versions, which are in the head, and with only those values that are small."""
+    values = {channel: value for channel, value in checkpoint["channel_values"].items() if is_small(value)}
+    rest = {**checkpoint, "channel_values": values}
+    del rest["channel_versions"]
+    kind, body = serde.dumps_typed(rest)
+    metadata_kind, metadata_body = serde.dumps_typed(metadata)
+    head = {
+        "v": {channel: _version(version) for channel, version in checkpoint["channel_versions"].items()},
+        "t": [kind, metadata_kind],
+        "n": len(body),
+        "r": run_id,
+    }
+    return b"\n".join([parent.encode(), json.dumps(head, separators=(",", ":")).encode(), body + metadata_body])
+
+
+def dump_value(serde: SerializerProtocol, value: Any) -> bytes:
+    """A channel's value, whole."""
+    kind, data = serde.dumps_typed(value)
+    return b"=" + kind.encode() + b"\n" + data
+
+
+def dump_cut(cut: Cut) -> bytes:
+    """A channel's value that is kept in pieces."""
+    return b"*msgpack\n" + bytes([len(cut.lead)]) + cut.lead + b"".join(cut.refs)
+
+
+def dump_write(serde: SerializerProtocol, channel: str, value: Any, task_path: str) -> bytes:
+    """A write."""
+    kind, data = serde.dumps_typed(value)
+    return json.dumps([channel, kind, task_path], separators=(",", ":")).encode() + b"\n" + data
+
+
+def write_index(channel: str, position: int) -> int:
+    """The number of a write within its task: what LangGraph writes itself (errors, interrupts) has its own."""
+    return WRITES_IDX_MAP.get(channel, position)
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value stays in the checkpoint."""
+    return value is None or type(value) in (bool, int, float) or (type(value) is str and len(value) <= _SMALL_TEXT)
+
+
+def _version(version: str | float) -> str:
+    """A version as text that remembers its type."""
+    for letter, kind in _VERSION_TYPES.items():
+        if type(version) is kind:
+            return f"{letter}{version!r}" if kind is float else f"{letter}{version}"
+    raise ProtocolError(f"channel_versions: {version!r} is a {type(version).__name__}; versions are str, int or float")
+
+
+def _loads(serde: SerializerProtocol, value: bytes) -> Any:
+    kind, _, data = value.partition(b"\n")
+    return serde.loads_typed((kind.decode(), data))
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))

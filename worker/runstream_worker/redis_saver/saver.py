@@ -1,0 +1,407 @@
+"""LangGraph's checkpoints in plain Redis (6.2 or later, or Valkey): no modules, no tables, one round trip per call."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, Self, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_id,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from redis.asyncio import Redis
+
+from runstream.connection import connect
+from runstream.errors import InvalidRequest
+from runstream.keys import Keys
+from runstream_worker.redis_saver.fence import Fence
+from runstream_worker.redis_saver.pieces import Cut, Sending, cut
+from runstream_worker.redis_saver.rows import (
+    Place,
+    Row,
+    dump_cut,
+    dump_row,
+    dump_value,
+    dump_write,
+    is_small,
+    write_index,
+)
+from runstream_worker.redis_saver.store import Store
+
+DEFAULT_TTL = 30 * 24 * 3600.0
+_PAGE = 50
+_PATIENCE = 30.0
+_T = TypeVar("_T")
+
+
+class RedisSaver(BaseCheckpointSaver[str]):
+    """Keeps checkpoints in Redis. To be made within a running event loop, which it belongs to.
+
+    The methods without an `a` work from other threads only, such as a tool's that calls `graph.invoke`: they are
+    executed in that loop.
+
+    Args:
+        redis: a client with `decode_responses=False`; it stays the caller's to close.
+        keys: how keys are spelled.
+        ttl: how long a thread is kept after it was last written to, in seconds.
+        fenced: the runs are in this Redis, under these keys. Then an attempt that has lost its run cannot write.
+        serde: turns values into bytes; LangGraph's by default.
+        patience: how long a call goes on trying while Redis is away, in seconds.
+
+    Raises:
+        InvalidRequest: `ttl` is no time.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        *,
+        ttl: float = DEFAULT_TTL,
+        fenced: bool = False,
+        serde: SerializerProtocol | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        super().__init__(serde=serde)
+        if ttl <= 0:
+            raise InvalidRequest("ttl", f"{ttl!r} must be more than 0 seconds")
+        self._fenced = fenced
+        self._store = Store(redis, keys, ttl=ttl, patience=patience)
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    @asynccontextmanager
+    async def from_url(
+        cls,
+        url: str,
+        *,
+        namespace: str = "runstream",
+        ttl: float = DEFAULT_TTL,
+        fenced: bool = False,
+        serde: SerializerProtocol | None = None,
+        connections: int = 10,
+    ) -> AsyncIterator[Self]:
+        """A saver with connections of its own, for as long as the block lasts. Nothing is connected at first.
+
+        Raises:
+            InvalidRequest: the URL is none of Redis, the namespace is no word, or `ttl` is no time.
+        """
+        redis = connect(url, connections=connections)
+        try:
+            yield cls(redis, Keys(namespace), ttl=ttl, fenced=fenced, serde=serde)
+        finally:
+            await redis.aclose()
+
+    async def ping(self) -> None:
+        """See whether Redis is there, at once.
+
+        Raises:
+            redis.exceptions.RedisError: it is not.
+        """
+        await self._store.ping()
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that the config names, else the newest one of its thread and namespace."""
+        thread_id = _thread_id(config)
+        place = Place(config["configurable"].get("checkpoint_ns", ""), get_checkpoint_id(config) or "")
+        found = await self._store.load(thread_id, [place.name])
+        return found[0].read(self.serde, thread_id) if found else None
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, the newest first, thread by thread where the config names none."""
+        left = limit
+        for thread_id in [_thread_id(config)] if config else await self._store.threads():
+            async for names in self._pages(thread_id, config, before, left if not filter else None):
+                kept = await self._matching(thread_id, names, filter)
+                for found in await self._store.load(thread_id, kept[:left]):
+                    yield found.read(self.serde, thread_id)
+                    left = None if left is None else left - 1
+                if left == 0:
+                    return
+
+    async def _pages(
+        self, thread_id: str, config: RunnableConfig | None, before: RunnableConfig | None, limit: int | None
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """The names of the checkpoints to look at, page by page."""
+        wanted = config["configurable"] if config else {}
+        namespace, checkpoint_id = wanted.get("checkpoint_ns"), wanted.get("checkpoint_id")
+        last = get_checkpoint_id(before) if before else None
+        size = _PAGE if limit is None else min(limit, _PAGE)
+        if namespace is None or checkpoint_id:
+            for page in _in_pages(await self._names(thread_id, namespace, checkpoint_id, last), size):
+                yield page
+            return
+        while page := await self._store.names(thread_id, namespace, before=last, limit=size):
+            yield page
+            last = Place.of(page[-1]).checkpoint_id
+
+    async def _names(
+        self, thread_id: str, namespace: str | None, checkpoint_id: str | None, before: str | None
+    ) -> list[bytes]:
+        """The names of one checkpoint, or of those of all namespaces."""
+        places = [Place.of(name) for name in await self._store.all_names(thread_id)]
+        chosen = [
+            place
+            for place in places
+            if (namespace is None or place.namespace == namespace)
+            and (not checkpoint_id or place.checkpoint_id == checkpoint_id)
+            and (not before or place.checkpoint_id < before)
+        ]
+        chosen.sort(key=lambda place: place.checkpoint_id, reverse=True)
+        return [place.name for place in chosen]
+
+    async def _matching(
+        self, thread_id: str, names: Sequence[bytes], wanted: Mapping[str, Any] | None
+    ) -> Sequence[bytes]:
+        """Those whose metadata has what is wanted."""
+        if not wanted:
+            return names
+        rows = await self._store.rows(thread_id, names)
+        metadata = {name: cast("dict[str, Any]", Row(row).metadata(self.serde)) for name, row in rows.items()}
+        return [name for name, data in metadata.items() if all(data.get(key) == value for key, value in wanted.items())]
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Keep a checkpoint, and the values of the channels that are new with it.
+
+        Raises:
+            AttemptFenced: it comes from an attempt that does not hold its run any more.
+        """
+        told = config["configurable"]
+        place = Place(told["checkpoint_ns"], checkpoint["id"])
+        writer = Fence.here()
+        about = cast("dict[str, Any]", get_serializable_checkpoint_metadata(config, metadata))
+        row = dump_row(
+            self.serde,
+            checkpoint,
+            about,
+            parent=told.get("checkpoint_id") or "",
+            run_id=str(about.get("run_id") or (writer.run_id if writer else "")),
+        )
+        values, cuts = self._values(place, checkpoint["channel_values"], new_versions)
+        await self._store.put(_thread_id(config), place, row, values=values, pieces=Sending(cuts), fence=self._fence())
+        return place.config(told["thread_id"])
+
+    def _values(
+        self, place: Place, values: Mapping[str, Any], versions: ChannelVersions
+    ) -> tuple[dict[bytes, bytes], list[Cut]]:
+        """The new values by name, and the pieces that the long ones consist of."""
+        dumped: dict[bytes, bytes] = {}
+        cuts: list[Cut] = []
+        # An encrypted entry has other bytes each time.
+        can_cut = isinstance(self.serde, JsonPlusSerializer)
+        for channel, version in versions.items():
+            if channel not in values or is_small(values[channel]):
+                continue
+            pieces = cut(self.serde, values[channel]) if can_cut else None
+            if pieces is not None:
+                cuts.append(pieces)
+            name = place.value_name(channel, version)
+            dumped[name] = dump_cut(pieces) if pieces is not None else dump_value(self.serde, values[channel])
+        return dumped, cuts
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Keep what a task has written; what it had written before stays, but for errors, interrupts and answers.
+
+        Raises:
+            AttemptFenced: it comes from an attempt that does not hold its run any more.
+        """
+        told = config["configurable"]
+        place = Place(told.get("checkpoint_ns", ""), told["checkpoint_id"])
+        rows: list[tuple[Literal["set", "add"], bytes, bytes]] = []
+        for position, (channel, value) in enumerate(writes):
+            index = write_index(channel, position)
+            row = dump_write(self.serde, channel, value, task_path)
+            rows.append(("add" if index >= 0 else "set", place.write_name(task_id, index), row))
+        await self._store.put_writes(_thread_id(config), rows, self._fence())
+
+    def _fence(self) -> Fence | None:
+        return Fence.here() if self._fenced else None
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove a thread."""
+        await self._store.delete(str(thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread's checkpoints and writes to another thread, beside what that one has."""
+        await self._store.copy(str(source_thread_id), str(target_thread_id))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints that these runs have written, in all threads.
+
+        A run is known by `run_id` in the metadata or, of runs that a worker executed, by its own id.
+        """
+        wanted = frozenset(run_ids)
+        if not wanted:
+            return
+        for thread_id in await self._store.threads():
+            for page in _in_pages(await self._store.all_names(thread_id), _PAGE):
+                rows = await self._store.rows(thread_id, page)
+                if names := [name for name, row in rows.items() if Row(row).run_id in wanted]:
+                    await self._store.drop(thread_id, names)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Remove what is not needed to go on with these threads.
+
+        Args:
+            thread_ids: the threads.
+            strategy: `keep_latest` keeps the newest checkpoint of each namespace, but of subgraphs whose calls are
+                over, and what `DeltaChannel`s are made from; `delete` keeps nothing.
+
+        Raises:
+            InvalidRequest: the strategy is neither of the two.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise InvalidRequest("strategy", f"{strategy!r} must be 'keep_latest' or 'delete'")
+        for thread_id in map(str, thread_ids):
+            if strategy == "delete":
+                await self._store.delete(thread_id)
+            elif names := await self._store.all_names(thread_id):
+                kept = await self._needed(thread_id, names)
+                if dropped := [name for name in names if name not in kept]:
+                    await self._store.drop(thread_id, dropped)
+
+    async def _needed(self, thread_id: str, names: Sequence[bytes]) -> set[bytes]:
+        """The newest checkpoint of each namespace, and what its delta channels are made from.
+
+        The namespace of a subgraph's call goes with the checkpoint that the call began from. It has a task's id behind
+        a colon; that of a subgraph which remembers its calls has none, and stays.
+        """
+        known, needed = set(names), set[bytes]()
+        newest = {Place.of(name).namespace: name for name in names}
+        # The root's come first, as its namespace is empty.
+        for page in _in_pages(sorted(newest.values()), _PAGE):
+            for name, row in (await self._store.rows(thread_id, page)).items():
+                place, metadata = Place.of(name), Row(row).metadata(self.serde)
+                root = Place("", metadata.get("parents", {}).get("", "")).name
+                if ":" in place.namespace and root in known and root not in needed:
+                    continue
+                needed |= {name} | await self._sources(place.config(thread_id), metadata)
+        return needed
+
+    async def _sources(self, config: RunnableConfig, metadata: CheckpointMetadata) -> set[bytes]:
+        """The checkpoints that the delta channels of this one are made from: back to the last whole value of each."""
+        missing = set(metadata.get("counters_since_delta_snapshot", ()))
+        sources: set[bytes] = set()
+        at: RunnableConfig | None = config
+        while missing and at is not None and (found := await self.aget_tuple(at)) is not None:
+            sources.add(Place(at["configurable"]["checkpoint_ns"], at["configurable"]["checkpoint_id"]).name)
+            missing -= found.checkpoint["channel_values"].keys()
+            at = found.parent_config
+        return sources
+
+    def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
+        """A version that is higher than the current one, and than no other that follows the same one is equal to."""
+        count = 0 if current is None else int(str(current).split(".")[0])
+        return f"{count + 1:010}.{secrets.token_hex(6)}"
+
+    # --- the methods without an `a`, for other threads -------------------------------------------------------------
+
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, _T]], name: str) -> _T:
+        """Execute a coroutine in the saver's own loop, from another thread."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            raise asyncio.InvalidStateError(
+                f"RedisSaver.{name} was called in its own event loop, which it would block for ever: "
+                f"use `await saver.a{name}(...)`, and of a graph `ainvoke` or `astream`"
+            )
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """`aget_tuple`, from another thread."""
+        return self._wait(lambda: self.aget_tuple(config), "get_tuple")
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """`alist`, from another thread."""
+        found = self.alist(config, filter=filter, before=before, limit=limit)
+        while (one := self._wait(lambda: _next(found), "list")) is not None:
+            yield one
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """`aput`, from another thread."""
+        return self._wait(lambda: self.aput(config, checkpoint, metadata, new_versions), "put")
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """`aput_writes`, from another thread."""
+        self._wait(lambda: self.aput_writes(config, writes, task_id, task_path), "put_writes")
+
+    def delete_thread(self, thread_id: str) -> None:
+        """`adelete_thread`, from another thread."""
+        self._wait(lambda: self.adelete_thread(thread_id), "delete_thread")
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """`acopy_thread`, from another thread."""
+        self._wait(lambda: self.acopy_thread(source_thread_id, target_thread_id), "copy_thread")
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """`adelete_for_runs`, from another thread."""
+        self._wait(lambda: self.adelete_for_runs(run_ids), "delete_for_runs")
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """`aprune`, from another thread."""
+        self._wait(lambda: self.aprune(thread_ids, strategy=strategy), "prune")
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """`aget_delta_channel_history`, from another thread."""
+        return self._wait(
+            lambda: self.aget_delta_channel_history(config=config, channels=channels), "get_delta_channel_history"
+        )
+
+
+async def _next(found: AsyncIterator[CheckpointTuple]) -> CheckpointTuple | None:
+    return await anext(found, None)
+
+
+def _thread_id(config: RunnableConfig) -> str:
+    return str(config["configurable"]["thread_id"])
+
+
+def _in_pages(names: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    for at in range(0, len(names), max(size, 1)):
+        yield names[at : at + size]
