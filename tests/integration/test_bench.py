@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.real_redis  # measures the server's own processor time
 ROOT = Path(__file__).parents[2]
 FOLDERS = os.pathsep.join(str(ROOT / folder) for folder in ("producer", "worker", "gateway", "."))
 UNITS = {

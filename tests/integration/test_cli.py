@@ -223,6 +223,7 @@ async def test_a_redis_that_does_not_let_us_in(cli: Processes, redis_url: str) -
     assert "does not let us in" in found.err
 
 
+@pytest.mark.real_redis  # looks at CLIENT LIST
 async def test_a_reader_that_leaves_ends_a_tail_that_waits(cli: Processes, client: Client) -> None:
     run = await client.enqueue("nobody-has-it", {})
     tail = await cli.start("tail", run.run_id)
@@ -234,6 +235,7 @@ async def test_a_reader_that_leaves_ends_a_tail_that_waits(cli: Processes, clien
     assert (found.code, found.err) == (0, "")
 
 
+@pytest.mark.real_redis  # looks at CLIENT LIST
 async def test_interrupting_a_tail(cli: Processes, client: Client) -> None:
     run = await client.enqueue("nobody-has-it", {})
     tail = await cli.start("tail", run.run_id)
