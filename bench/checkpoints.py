@@ -110,7 +110,7 @@ async def _sqlite() -> AsyncIterator[_Place]:
             return (Path(folder) / "threads.db").stat().st_size
 
         async with open_checkpointer(f"sqlite:///{folder}/threads.db") as saver:
-            assert saver is not None  # noqa: S101
+            assert saver is not None  # noqa: S101 - None is what no URL gives
             yield _Place("SQLite", saver, size)
 
 
@@ -118,7 +118,7 @@ async def _sqlite() -> AsyncIterator[_Place]:
 async def _postgres() -> AsyncIterator[_Place | None]:
     """A database of its own; None where there is no PostgreSQL."""
     import psycopg  # noqa: PLC0415 - an extra
-    from psycopg.sql import SQL, Identifier  # noqa: PLC0415
+    from psycopg.sql import SQL, Identifier  # noqa: PLC0415 - an extra
 
     try:
         server = await psycopg.AsyncConnection.connect(_POSTGRES, autocommit=True, connect_timeout=5)
@@ -136,7 +136,7 @@ async def _postgres() -> AsyncIterator[_Place | None]:
         await server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
         try:
             async with open_checkpointer(f"{head}/{name}") as saver:
-                assert saver is not None  # noqa: S101
+                assert saver is not None  # noqa: S101 - None is what no URL gives
                 yield _Place("PostgreSQL", saver, size)
         finally:
             await server.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

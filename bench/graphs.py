@@ -54,9 +54,9 @@ class StreamingModel(BaseChatModel):
     async def _astream(
         self,
         messages: list[BaseMessage],  # noqa: ARG002 - as langchain calls it
-        stop: list[str] | None = None,  # noqa: ARG002
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        stop: list[str] | None = None,  # noqa: ARG002 - as langchain calls it
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - as langchain calls it
+        **kwargs: Any,  # noqa: ARG002 - as langchain calls it
     ) -> AsyncIterator[ChatGenerationChunk]:
         for number in range(self.tokens):
             await asyncio.sleep(self.pause)

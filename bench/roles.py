@@ -63,7 +63,7 @@ async def arq_workers(
     async def hold(ctx: Mapping[str, Any]) -> None:  # noqa: ARG001 - as arq calls it
         await gate.pass_through()
 
-    async def tell_time(ctx: Mapping[str, Any]) -> int:  # noqa: ARG001
+    async def tell_time(ctx: Mapping[str, Any]) -> int:  # noqa: ARG001 - as arq calls it
         return time.time_ns()
 
     async with AsyncExitStack() as stack:

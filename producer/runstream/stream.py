@@ -107,8 +107,8 @@ class EventStream(AsyncIterator[Event]):
                 await self._wait(self._feed)
 
     async def _start(self) -> None:
-        place = await self._tails.place_of(self._run_id)
         if self._live:
+            place = await self._tails.place_of(self._run_id)
             self._cursor = place.end or place.last
         self._started = True
 

@@ -197,7 +197,7 @@ def id_of(config: RunnableConfig) -> str:
 async def perform(graph: Any, seed: int) -> list[Any]:
     """Twelve things that one may do with a thread, in an order that the seed decides; what came of each."""
     # Not for secrets.
-    choice = random.Random(seed)  # noqa: S311
+    choice = random.Random(seed)  # noqa: S311 - repeatable, not secret
     config, seen = on(f"seed {seed}"), []
     for number in range(12):
         past = await history(graph, config)

@@ -156,9 +156,9 @@ async def _set_up_sqlite(saver: AsyncSqliteSaver) -> None:
 async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - an extra
-        from psycopg import AsyncConnection, Error  # noqa: PLC0415
-        from psycopg.rows import DictRow, dict_row  # noqa: PLC0415
-        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
+        from psycopg import AsyncConnection, Error  # noqa: PLC0415 - an extra
+        from psycopg.rows import DictRow, dict_row  # noqa: PLC0415 - an extra
+        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415 - an extra
     except ImportError:
         shown = _without_credentials(url)
         raise InvalidRequest("checkpointer", f"{shown!r} needs the extra: pip install 'runstream[postgres]'") from None
@@ -181,7 +181,7 @@ async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 def _postgres_conninfo(url: str) -> str:
     """What libpq connects with; a server that does not answer is given up after a while unless the URL says when."""
     from psycopg import ProgrammingError  # noqa: PLC0415 - an extra
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415 - an extra
 
     if not _POSTGRES_URL.fullmatch(url) or _BAD_ESCAPE.search(url):
         raise InvalidRequest(

@@ -94,7 +94,7 @@ class FinalState(AsyncCallbackHandler):
         *,
         run_id: UUID,  # noqa: ARG002 - as langchain calls it
         parent_run_id: UUID | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002 - as langchain calls it
     ) -> None:
         """Take the root's output."""
         if parent_run_id is None and not self._streamed:
