@@ -24,8 +24,9 @@ from runstream.errors import (
     RunStopped,
     RunstreamError,
     RunTimedOut,
+    ThreadBusy,
 )
-from runstream.model import ErrorInfo, Event, EventId, RunInfo, Status, StopResult, WorkerInfo
+from runstream.model import ErrorInfo, Event, EventId, Holder, RunInfo, Status, StopResult, WorkerInfo
 from runstream.request import RunOptions
 from runstream.settings import ClientSettings
 from runstream.stream import EventStream
@@ -44,6 +45,7 @@ __all__ = [
     "EventId",
     "EventStream",
     "GraphLoadError",
+    "Holder",
     "InvalidRequest",
     "ProtocolError",
     "Run",
@@ -61,6 +63,7 @@ __all__ = [
     "Send",
     "Status",
     "StopResult",
+    "ThreadBusy",
     "WorkerInfo",
     "__version__",
     "text_of",

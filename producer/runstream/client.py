@@ -20,10 +20,11 @@ from runstream.errors import (
     RunStopped,
     RunstreamError,
     RunTimedOut,
+    ThreadBusy,
 )
 from runstream.faults import patiently
 from runstream.keys import Keys
-from runstream.model import EventId, RunInfo, Status, StopResult, WorkerInfo, check_run_id
+from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, check_reason, prepare
 from runstream.scripts import Enqueue, Scripts
@@ -141,6 +142,7 @@ class Client:
         Raises:
             InvalidRequest: something is not as it has to be; nothing was written.
             RunExists: the run id or idempotency key is taken by another request.
+            ThreadBusy: a run is on the thread, and the strategy is `reject`; nothing was written.
         """
         return (await self.enqueue_many([RunSpec(graph, input, options)]))[0]
 
@@ -150,6 +152,7 @@ class Client:
         Raises:
             InvalidRequest: one of them is not as it has to be; none was written.
             RunExists: a run id or idempotency key is taken by another request; the other runs were written.
+            ThreadBusy: of one of them, the thread has a run and the strategy is `reject`; the other runs were written.
         """
         limit = self._settings.max_request_bytes
         prepared = [prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs]
@@ -161,6 +164,8 @@ class Client:
         for run, reply in zip(prepared, replies, strict=True):
             if reply.outcome == "taken":
                 raise RunExists(reply.run_id, run.idempotency_key if reply.run_id != run.run_id else None)
+            if reply.outcome == "busy":
+                raise ThreadBusy(run.request.thread_id, reply.run_id)
             given_none = run.request.thread_id == run.run_id
             thread_id = reply.run_id if given_none else run.request.thread_id
             enqueued.append(Run(reply.run_id, thread_id, run.request.graph, reply.outcome == "new"))
@@ -169,17 +174,19 @@ class Client:
     def _to_write(self, run: PreparedRun) -> Enqueue:
         request = run.request
         retention = run.retention if run.retention is not None else round(self._settings.retention * 1000)
+        queued_ttl = run.queued_ttl if run.queued_ttl is not None else round(self._settings.queued_ttl * 1000)
         # arq's job: {"t": try, "f": function, "a": args, "k": kwargs, "et": enqueue time}; the script knows the time.
         job_before = f'{{"t": null, "f": "run", "a": [{json.dumps(run.run_id)}], "k": {{}}, "et": '
         return Enqueue(
             run_id=run.run_id,
             graph=request.graph,
+            thread_id=request.thread_id,
             digest=run.digest,
             due=run.due,
             due_is_absolute=run.due_is_absolute,
             job_before=job_before,
             job_after="}",
-            queued_ttl=round(self._settings.queued_ttl * 1000),
+            queued_ttl=queued_ttl,
             retention=retention,
             record={
                 "graph": request.graph,
@@ -187,8 +194,10 @@ class Client:
                 "modes": ",".join(request.stream_mode),
                 "metadata": run.metadata_json,
                 "request": run.request_json,
+                "max_attempts": run.max_attempts,
             },
             idempotency_key=run.idempotency_key,
+            strategy=run.strategy,
         )
 
     async def invoke(self, graph: str, input: Any = None, **options: Unpack[RunOptions]) -> Any:  # noqa: A002 - as ainvoke calls it
@@ -238,15 +247,23 @@ class Client:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def stop(self, run_id: str, *, reason: str = "") -> StopResult:
-        """Ask that a run end. It does so at once; what the graph has saved stays saved.
+    async def stop(self, run_id: str, *, reason: str = "", action: StopAction = "interrupt") -> StopResult:
+        """Ask that a run end. It does so at once.
+
+        Args:
+            run_id: the run.
+            reason: is kept in its record, and told to its readers.
+            action: `interrupt`: what the graph has saved stays saved; `rollback`: it is removed from the thread.
 
         Raises:
+            InvalidRequest: the reason or the action is none.
             RunNotFound: there is no such run.
         """
         run_id = check_run_id(run_id)
         told = check_reason(reason)
-        reply = await self._call(lambda: self._scripts.stop(run_id, told))
+        if action not in ("interrupt", "rollback"):
+            raise InvalidRequest("action", f"{action!r} must be 'interrupt' or 'rollback'")
+        reply = await self._call(lambda: self._scripts.stop(run_id, told, action))
         if reply.outcome == "missing":
             raise RunNotFound(run_id)
         status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)

@@ -2,8 +2,8 @@
 
 An entry of the stream has one field, whose name is the version of the format and whose value is JSON:
 
-- `{"m": mode, "n": [namespace], "d": data, "i": [interrupts]}`, where `n` is left out at the root and `i` is there with
-  `version="v2"` values only; or
+- `{"m": mode, "n": [namespace], "k": task, "s": [steps], "d": data, "i": [interrupts]}`, where `n` is left out at the
+  root, `k` and `s` where they are not known, and `i` is there with `version="v2"` values only; or
 - a further chunk of a message, told as its difference from the message's first event, the base:
   `{"b": base id, "t": text}` replaces the base's `content`, `{"b": base id, "d": {...}}` the fields in it.
 """
@@ -75,7 +75,12 @@ class Decoder:
     def _full(self, event_id: str, wire: Any) -> Event:
         interrupts = wire.get("i")
         event = Event(
-            event_id, wire["m"], tuple(wire.get("n", ())), wire["d"], None if interrupts is None else tuple(interrupts)
+            event_id,
+            wire["m"],
+            tuple(wire.get("n", ())),
+            wire["d"],
+            None if interrupts is None else tuple(interrupts),
+            wire.get("k"),
         )
         if event.mode == "messages":
             self._remember(event)
@@ -87,7 +92,7 @@ class Decoder:
             raise MissingBase(base_id)
         message, metadata = base.data
         changes = {"content": wire["t"]} if "t" in wire else wire["d"]
-        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata])
+        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata], None, base.task)
 
     def _remember(self, base: Event) -> None:
         self._bases[base.id] = base

@@ -4,6 +4,7 @@ RunstreamError
 ├── InvalidRequest            what the caller passed cannot be a run; nothing was written (also a ValueError)
 ├── RunNotFound               no such run, or it has expired
 ├── RunExists                 the run id or idempotency key is taken by another request
+├── ThreadBusy                a run is on the thread, and the new one was not to wait for it; nothing was written
 ├── ProtocolError             something in Redis was not written by a version this one can read
 ├── GraphLoadError            a worker's target could not be turned into a graph
 ├── EncodingError             a graph emitted something that JSON cannot carry
@@ -12,7 +13,7 @@ RunstreamError
     ├── RunErrored            the graph raised
     ├── RunStopped            somebody stopped it
     ├── RunTimedOut           it outlasted its timeout
-    └── RunLost               its worker died, or was shut down, before it had ended
+    └── RunLost               its workers died, more often than it has attempts, or nothing could execute it
 """
 
 from __future__ import annotations
@@ -56,6 +57,23 @@ class RunExists(RunstreamError):
     def __init__(self, run_id: str, idempotency_key: str | None = None) -> None:
         taken = f"run_id: {run_id!r}" if idempotency_key is None else f"idempotency_key: {idempotency_key!r}"
         super().__init__(f"{taken} is taken by a run with a different request; leave it out, or give another one")
+        self.run_id = run_id
+
+
+class ThreadBusy(RunstreamError):
+    """A run is on the thread, and the new one was enqueued with the strategy `reject`. Nothing was written.
+
+    Attributes:
+        thread_id: the thread.
+        run_id: the run that is on it.
+    """
+
+    def __init__(self, thread_id: str, run_id: str) -> None:
+        super().__init__(
+            f"thread_id: run {run_id} is on thread {thread_id!r}, and multitask_strategy is 'reject'; "
+            "enqueue again when it has ended, or with another strategy"
+        )
+        self.thread_id = thread_id
         self.run_id = run_id
 
 
@@ -108,4 +126,4 @@ class RunTimedOut(RunFailedError):
 
 
 class RunLost(RunFailedError):
-    """The run's worker died, or was shut down, before the run had ended."""
+    """The run lost more workers than it has attempts, or nothing could execute it; `info.holders` has them."""

@@ -49,9 +49,28 @@ class Keys:
         """List: one element per run enqueued; idle workers block on it."""
         return f"{self.tag}:bell:{graph}"
 
+    def thread(self, thread_id: str) -> str:
+        """Sorted set: a thread's line, its runs that have not ended: by due time in ms, and 0 once they have begun."""
+        return f"{self.tag}:thread:{thread_id}"
+
+    def undo(self, thread_id: str) -> str:
+        """Set: the runs whose checkpoints the next attempt on this thread removes first.
+
+        The scripts spell it from the thread's line.
+        """
+        return f"{self.tag}:undo:{thread_id}"
+
+    @property
+    def dead(self) -> str:
+        """Sorted set: the runs that ended as `lost`, by the time in ms at which they did. The scripts spell it, too."""
+        return f"{self.tag}:dead"
+
     @property
     def leases(self) -> str:
-        """Sorted set: the running runs by the time in ms at which their lease expires."""
+        """Sorted set: the runs that have not ended, by the time in ms at which somebody has to look after them.
+
+        Of a running run, that is when its lease expires; of a queued one, when it has waited for a worker long enough.
+        """
         return f"{self.tag}:leases"
 
     @property
@@ -78,7 +97,7 @@ class Keys:
         return f"{self.tag}:worker:{worker_id}"
 
     def held(self, worker_id: str) -> str:
-        """Set: the runs that were handed to this worker and have not ended."""
+        """Set: the runs that were handed to this worker, until they end or are given back."""
         return f"{self.tag}:worker:{worker_id}:held"
 
     def worker_bell(self, worker_id: str) -> str:

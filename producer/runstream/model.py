@@ -19,13 +19,20 @@ StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "de
 STREAM_MODES: tuple[StreamMode, ...] = ("values", "updates", "checkpoints", "tasks", "debug", "messages", "custom")
 """LangGraph's stream modes."""
 
+StopAction: TypeAlias = Literal["interrupt", "rollback"]
+"""What becomes of what a stopped run has saved: it stays, or it is removed."""
+
+Strategy: TypeAlias = Literal["enqueue", "reject", "interrupt", "rollback"]
+STRATEGIES: tuple[Strategy, ...] = ("enqueue", "reject", "interrupt", "rollback")
+"""What happens to a run whose thread has one already: LangGraph's `multitask_strategy`."""
+
 EventMode: TypeAlias = StreamMode | Literal["attempt", "end", "gap"]
 """A stream mode, or one of the three that runstream adds: `attempt` opens an attempt, `end` is the last event of a run,
 `gap` (made by the reader, never stored) tells that events between two ids have been removed."""
 
 
 class Status(StrEnum):
-    """The state of a run: queued, running, then one of six ends, for good."""
+    """The state of a run: queued, running, perhaps queued again for its next attempt; then one of six ends."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,8 +50,8 @@ class Status(StrEnum):
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.STOPPED}),
-    Status.RUNNING: frozenset(status for status in Status if status.ended),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.STOPPED, Status.LOST}),
+    Status.RUNNING: frozenset(status for status in Status if status is not Status.RUNNING),
     **{status: frozenset() for status in Status if status.ended},
 }
 """The legal transitions; the scripts make no others."""
@@ -95,6 +102,7 @@ class Event:
         ns: LangGraph's subgraph namespace; empty at the root.
         data: the chunk as JSON. It is shared between the readers of a process: read it, do not change it.
         interrupts: with `version="v2"` and mode `values`, the interrupts beside the values; else None.
+        task: the id of LangGraph's task that it comes from; None where it comes from none, or from one of several.
     """
 
     id: str
@@ -102,6 +110,7 @@ class Event:
     ns: tuple[str, ...]
     data: Any
     interrupts: tuple[Any, ...] | None = None
+    task: str | None = None
 
     @property
     def is_chunk(self) -> bool:
@@ -133,10 +142,27 @@ class ErrorInfo(BaseModel):
         return cls(type=type(error).__name__, message=message)
 
 
+class Holder(BaseModel):
+    """Who has executed an attempt that is over, while its run was not. Times are aware datetimes in UTC.
+
+    `cause` tells why the attempt was left: `lost` (its worker was killed, or could not reach Redis), `drained` (its
+    worker was shut down and gave the run back) or `fault` (what it depends on failed).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime
+    cause: Literal["lost", "drained", "fault"]
+
+
 class RunInfo(BaseModel):
     """A run's record.
 
-    Times are aware datetimes in UTC. `attempt` is 0 until a worker has claimed the run.
+    Times are aware datetimes in UTC. `attempt` is 0 until a worker has claimed the run. `holders` are those who have
+    had it before its last attempt, the latest last; the last 50 at most.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -157,6 +183,7 @@ class RunInfo(BaseModel):
     stop_reason: str | None = None
     last_event_id: str | None = None
     stream_bytes: int = 0
+    holders: list[Holder] = Field(default_factory=list)
 
 
 class WorkerInfo(BaseModel):
@@ -205,7 +232,7 @@ def new_run_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def check_run_id(run_id: str | uuid.UUID) -> str:
+def check_run_id(run_id: str | uuid.UUID, field: str = "run_id") -> str:
     """A run id in its one spelling.
 
     Raises:
@@ -215,4 +242,4 @@ def check_run_id(run_id: str | uuid.UUID) -> str:
         return str(run_id if isinstance(run_id, uuid.UUID) else uuid.UUID(run_id))
     except (ValueError, AttributeError, TypeError):
         like = "01a1fb90-8749-7f95-8075-c02271a54ef4"
-        raise InvalidRequest("run_id", f"{run_id!r} is no run id: a run id is a UUID, such as {like}") from None
+        raise InvalidRequest(field, f"{run_id!r} is no run id: a run id is a UUID, such as {like}") from None

@@ -14,7 +14,7 @@ from runstream.model import ErrorInfo, EventId, RunInfo, WorkerInfo, from_ms
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
-    "ended_at", "error", "stop", "seq", "bytes",
+    "ended_at", "error", "stop", "seq", "bytes", "after", "holders",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
 _PAGE = 100
@@ -90,6 +90,10 @@ def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> WorkerInfo:
     return WorkerInfo.model_validate({**said, "worker_id": worker_id, "graphs": said["graphs"].split(","), **times})
 
 
+def _holder(said: dict[str, Any]) -> dict[str, Any]:
+    return {**said, "started_at": from_ms(said["started_at"]), "ended_at": from_ms(said["ended_at"])}
+
+
 def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
     record = {field: value.decode() for field, value in zip(_FIELDS, values, strict=True) if value is not None}
     times = {field: from_ms(int(record[field])) for field in ("created_at", "due_at", "ended_at") if field in record}
@@ -108,7 +112,8 @@ def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
             "started_at": from_ms(int(started)) if started is not None else None,
             "error": ErrorInfo.model_validate_json(record["error"]) if "error" in record else None,
             "stop_reason": record.get("stop"),
-            "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else None,
+            "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else record.get("after"),
+            "holders": [_holder(holder) for holder in json.loads(record.get("holders", "[]"))],
             "stream_bytes": int(record["bytes"]),
             **times,
         }

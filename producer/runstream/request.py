@@ -19,11 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runstream.command import command_to_jsonable, is_command
 from runstream.errors import InvalidRequest
 from runstream.jsonable import to_jsonable
-from runstream.model import STREAM_MODES, StreamMode, check_run_id, new_run_id
+from runstream.model import STRATEGIES, STREAM_MODES, Strategy, StreamMode, check_run_id, new_run_id
+from runstream.settings import check_number
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _LONGEST_REASON = 1000
+DEFAULT_ATTEMPTS = 3
+"""How many workers may die with a run whose producer says nothing."""
 _CONFIG_KEYS = ("configurable", "tags", "metadata", "recursion_limit", "run_name", "max_concurrency")
 
 
@@ -42,6 +45,15 @@ class RunOptions(TypedDict, total=False):
         delay: seconds, or a timedelta, until the run may start.
         start_at: an aware datetime at which the run may start.
         timeout: seconds, or a timedelta, that an attempt may take.
+        start_within: seconds, or a timedelta, after it is due within which a worker has to take the run; else it
+            ends as `lost`. `ClientSettings.queued_ttl` when left out.
+        multitask_strategy: what happens if a run is on the thread already. `enqueue` (the default): this one waits
+            for it; `reject`: `ThreadBusy`; `interrupt`: the other is stopped, and this one goes on from what it has
+            saved; `rollback`: the other is stopped, and what it has saved is removed first.
+        max_attempts: how many workers may die with the run before it ends as `lost`; 3 when left out.
+        restartable: whether a run that has no checkpoints may start over when its worker dies; else it ends as `lost`.
+        continues: the id of a run on this thread that ended early. If the thread's last checkpoint is that run's, this
+            one goes on from there, and its input, which has been saved by then, is not given to the graph again.
         retention: seconds, or a timedelta, that record and stream are kept after the end.
     """
 
@@ -64,6 +76,11 @@ class RunOptions(TypedDict, total=False):
     start_at: datetime | None
     timeout: float | timedelta | None
     retention: float | timedelta | None
+    start_within: float | timedelta | None
+    multitask_strategy: Strategy
+    max_attempts: int
+    restartable: bool
+    continues: str | None
 
 
 class RunRequest(BaseModel):
@@ -88,6 +105,8 @@ class RunRequest(BaseModel):
     debug: bool | None = None
     version: Literal["v1", "v2"] = "v1"
     timeout: float | None = None
+    restartable: bool = False
+    continues: str | None = None
 
 
 class PreparedRun(BaseModel):
@@ -104,6 +123,9 @@ class PreparedRun(BaseModel):
     due: int
     due_is_absolute: bool
     retention: int | None
+    queued_ttl: int | None
+    strategy: Strategy
+    max_attempts: int
 
 
 def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes: int) -> PreparedRun:  # noqa: A002 - as astream calls it
@@ -136,7 +158,9 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     }
     for name in ("output_keys", "interrupt_before", "interrupt_after"):
         fields[name] = _names(name, options.get(name))
-    for name in ("durability", "subgraphs", "debug", "version"):
+    if options.get("continues") is not None:
+        fields["continues"] = check_run_id(cast("str", options["continues"]), "continues")
+    for name in ("durability", "subgraphs", "debug", "version", "restartable"):
         if options.get(name) is not None:
             fields[name] = options[name]
     metadata = _object("metadata", options.get("metadata"))
@@ -147,7 +171,7 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     same = {**request.model_dump(mode="json"), "thread_id": thread_id or ""}
     digest = hashlib.sha256(json.dumps([same, metadata], sort_keys=True).encode()).hexdigest()[:32]
     due, absolute = _due(options.get("delay"), options.get("start_at"))
-    retention = _seconds("retention", options.get("retention"))
+    retention = _milliseconds("retention", options)
     return PreparedRun(
         run_id=run_id,
         request=request,
@@ -157,7 +181,10 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
         idempotency_key=_key("idempotency_key", options.get("idempotency_key")),
         due=due,
         due_is_absolute=absolute,
-        retention=None if retention is None else round(retention * 1000),
+        retention=retention,
+        queued_ttl=_milliseconds("start_within", options),
+        strategy=_strategy(options.get("multitask_strategy") or "enqueue"),
+        max_attempts=_attempts(options.get("max_attempts")),
     )
 
 
@@ -262,6 +289,8 @@ def _config(value: object) -> dict[str, Any]:
                 hint = f"did you mean {close[0]!r}? " if close else ""
                 raise InvalidRequest(f"config.{name}", f"no such key; {hint}config takes {', '.join(_CONFIG_KEYS)}")
     config = _object("config", value)
+    if isinstance(config.get("metadata"), dict) and "run_id" in config["metadata"]:
+        raise InvalidRequest("config.metadata.run_id", "the worker puts the run's own id there; leave it out")
     _check_config("configurable", config, dict, "an object")
     _check_config("metadata", config, dict, "an object")
     _check_config("tags", config, list, "a list of strings")
@@ -286,6 +315,24 @@ def _seconds(field: str, value: object) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
         raise InvalidRequest(field, f"{value!r} must be a number of seconds over 0, or a timedelta")
     return float(seconds)
+
+
+def _milliseconds(field: str, options: Mapping[str, Any]) -> int | None:
+    seconds = _seconds(field, options.get(field))
+    return None if seconds is None else max(round(seconds * 1000), 1)
+
+
+def _strategy(value: object) -> Strategy:
+    if value not in STRATEGIES:
+        raise InvalidRequest("multitask_strategy", f"{value!r} is no strategy; they are {', '.join(STRATEGIES)}")
+    return value
+
+
+def _attempts(value: object) -> int:
+    if value is None:
+        return DEFAULT_ATTEMPTS
+    check_number("max_attempts", value, least=1, most=1000, whole=True)
+    return cast("int", value)
 
 
 def _due(delay: object, start_at: object) -> tuple[int, bool]:

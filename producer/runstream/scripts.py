@@ -17,11 +17,13 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from runstream.keys import Keys
+from runstream.model import StopAction, Strategy
 
-ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", "stop", "reap"]
+ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", "release", "stop", "reap"]
 Argument: TypeAlias = str | bytes | int
+Cause: TypeAlias = Literal["drained", "fault"]
 
-_INCLUDE = "--#include _end.lua\n"
+_INCLUDE = "--#include _run.lua\n"
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,36 @@ def load_script(name: ScriptName) -> Script:
     """Read a script from the package, with what it includes."""
     folder = files("runstream") / "lua"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    text = text.replace(_INCLUDE, (folder / "_end.lua").read_text("utf-8"))
+    text = text.replace(_INCLUDE, (folder / "_run.lua").read_text("utf-8"))
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Enqueued(NamedTuple):
     """What became of one enqueue."""
 
-    outcome: Literal["new", "known", "taken"]
+    outcome: Literal["new", "known", "taken", "busy"]
     run_id: str
+    """The run's; of `busy`, that of the run which is on the thread."""
 
 
 class Claimed(NamedTuple):
-    """One run handed to a worker."""
+    """One run handed to a worker.
+
+    Attributes:
+        run_id: the run.
+        attempt: the number of this attempt.
+        request: the request's JSON; empty where the record had none.
+        after: the id of the stream's last event; empty for the first attempt, whose own event has been written already.
+        left: why the attempt before was left: `lost`, `drained` or `fault`; empty for the first.
+        undo: runs whose checkpoints are to be removed from the thread before anything else.
+    """
 
     run_id: str
     attempt: int
     request: bytes
-    """The request's JSON; empty where the record had none."""
+    after: str = ""
+    left: str = ""
+    undo: tuple[str, ...] = ()
 
 
 class ClaimReply(NamedTuple):
@@ -67,39 +81,69 @@ class ClaimReply(NamedTuple):
     """Seconds until the next run is due; 0 when some are due already, -1 when none waits."""
 
 
-class Append(NamedTuple):
-    """One attempt's batch of events."""
+class Hold(NamedTuple):
+    """An attempt and who executes it: the fence. What it writes is refused once another has the run."""
 
     run_id: str
     attempt: int
+    worker_id: str
+
+
+class Append(NamedTuple):
+    """One attempt's batch of events."""
+
+    hold: Hold
     first_seq: int
     events: Sequence[bytes]
+    leave_gap: bool = False
+    """Whether what lies between the last event that Redis knows and the first of these is gone for good."""
 
 
 class AppendReply(NamedTuple):
     """Whether the attempt still holds the run, and whether it may go on.
 
-    `detail` is the reason of a stop; of `full`, the sequence number of the last event that there was room for.
+    `detail` is the reason of a stop; of `full`, the sequence number of the last event that there was room for; of
+    `behind`, that of the last event that Redis still knows.
     """
 
-    outcome: Literal["ok", "stop", "full", "lost"]
+    outcome: Literal["ok", "stop", "full", "behind", "lost"]
     detail: str
+
+
+class FinishReply(NamedTuple):
+    """Whether the run has been ended; `last_seq` of `behind` is that of the last event that Redis still knows."""
+
+    outcome: Literal["ok", "behind", "lost"]
+    last_seq: int = 0
+
+
+class Wish(NamedTuple):
+    """Somebody's wish that a run end, and what becomes of what it has saved."""
+
+    reason: str
+    action: StopAction
 
 
 class BeatReply(NamedTuple):
     """What a beat learned of the worker's runs."""
 
     lost: list[str]
-    stop: dict[str, str]
-    """Reason by run id."""
+    stop: dict[str, Wish]
+    """By run id."""
 
 
 class ReapReply(NamedTuple):
-    """What became of expired leases."""
+    """What became of runs whose time had passed.
 
+    Attributes:
+        queued: those that wait for their next attempt.
+        ended: those that ended as `lost`, or as `stopped` where somebody wanted that.
+        broken: by run id, why nothing could be done: the record or stream is not as it must be.
+    """
+
+    queued: list[str]
     ended: list[str]
     broken: dict[str, str]
-    """By run id, why a run could not be ended: its record or stream is not as it must be."""
 
 
 class StopReply(NamedTuple):
@@ -115,6 +159,7 @@ class Enqueue:
 
     run_id: str
     graph: str
+    thread_id: str
     digest: str
     due: int
     due_is_absolute: bool
@@ -124,6 +169,7 @@ class Enqueue:
     retention: int
     record: Mapping[str, str | bytes | int]
     idempotency_key: str | None = None
+    strategy: Strategy = "enqueue"
 
 
 def _text(value: object) -> str:
@@ -172,10 +218,10 @@ class Scripts:
         idempotency = self._keys.idempotency(run.idempotency_key) if run.idempotency_key is not None else key
         keys = [key, self._keys.arq_job(run.run_id), self._keys.queue(run.graph), self._keys.bell(run.graph)]
         args: list[Argument] = [run.run_id, run.digest, run.due, "at" if run.due_is_absolute else "in"]
-        args += [run.job_before, run.job_after, run.queued_ttl, run.retention]
+        args += [run.job_before, run.job_after, run.queued_ttl, run.retention, run.strategy]
         for field, value in run.record.items():
             args += [field, value]
-        return [*keys, self._keys.runs, idempotency], args
+        return [*keys, self._keys.runs, idempotency, self._keys.thread(run.thread_id), self._keys.leases], args
 
     async def enqueue(self, runs: Sequence[Enqueue]) -> list[Enqueued]:
         """Write runs, all in one round trip.
@@ -209,26 +255,33 @@ class Scripts:
             args += ["?", *(self._keys.run(run_id) for run_id in known)]
         claimed, dropped, next_due = await self._run("claim", keys, args)
         runs = [
-            Claimed(self._keys.run_id(_text(run)), int(attempt), request or b"") for run, attempt, request in claimed
+            Claimed(
+                self._keys.run_id(_text(run)),
+                int(attempt),
+                request or b"",
+                _text(after),
+                _text(left),
+                tuple(map(_text, undo)),
+            )
+            for run, attempt, request, after, left, *undo in claimed
         ]
         return ClaimReply(runs, [_text(member) for member in dropped], next_due / 1000 if next_due > 0 else next_due)
 
     async def append(self, batches: Sequence[Append], *, byte_limit: int) -> list[AppendReply | Exception]:
         """Append one batch for each of several runs, in one round trip; a failed one has its exception instead."""
-        calls: list[tuple[list[str], list[Argument]]] = [
-            (
-                [self._keys.run(batch.run_id), self._keys.events(batch.run_id)],
-                [batch.attempt, byte_limit, batch.first_seq, *batch.events],
-            )
-            for batch in batches
-        ]
-        replies = await self._run_many("append", calls)
+        replies = await self._run_many("append", [self._append_call(batch, byte_limit) for batch in batches])
         return [
             reply
             if isinstance(reply, Exception)
             else AppendReply(cast("Any", _text(reply[0])), _text(b"".join(reply[1:])))
             for reply in replies
         ]
+
+    def _append_call(self, batch: Append, byte_limit: int) -> tuple[list[str], list[Argument]]:
+        run_id, attempt, worker_id = batch.hold
+        gap = "gap" if batch.leave_gap else ""
+        keys = [self._keys.run(run_id), self._keys.events(run_id)]
+        return keys, [attempt, worker_id, byte_limit, batch.first_seq, gap, *batch.events]
 
     async def beat(
         self,
@@ -254,26 +307,57 @@ class Scripts:
         for run_id, attempt in runs.items():
             args += [self._keys.run(run_id), attempt]
         lost, stop = await self._run("beat", keys, args)
-        reasons = {self._keys.run_id(_text(stop[i])): _text(stop[i + 1]) for i in range(0, len(stop), 2)}
-        return BeatReply([self._keys.run_id(_text(run)) for run in lost], reasons)
+        wishes = {
+            self._keys.run_id(_text(stop[at])): Wish(_text(stop[at + 1]), cast("StopAction", _text(stop[at + 2])))
+            for at in range(0, len(stop), 3)
+        }
+        return BeatReply([self._keys.run_id(_text(run)) for run in lost], wishes)
 
     async def finish(
-        self, run_id: str, attempt: int, *, end_seq: int, event: bytes, status: str, record: Mapping[str, str | bytes]
-    ) -> bool:
-        """End a run that this attempt holds; False when another holds it or has ended it."""
-        args: list[Argument] = [attempt, end_seq, event, status]
+        self,
+        hold: Hold,
+        *,
+        end_seq: int,
+        event: bytes,
+        status: str,
+        record: Mapping[str, str | bytes],
+        leave_gap: bool = False,
+    ) -> FinishReply:
+        """End a run that this attempt holds."""
+        args: list[Argument] = [hold.attempt, hold.worker_id, end_seq, "gap" if leave_gap else "", event, status]
         for field, value in record.items():
             args += [field, value]
-        reply = await self._run("finish", [self._keys.run(run_id), self._keys.leases], args)
-        return _text(reply) == "ok"
+        reply = await self._run("finish", [self._keys.run(hold.run_id), self._keys.leases], args)
+        return FinishReply(cast("Any", _text(reply[0])), *map(int, reply[1:]))
 
-    async def stop(self, run_id: str, reason: str) -> StopReply:
+    async def release(
+        self, hold: Hold, cause: Cause, message: str = ""
+    ) -> Literal["queued", "stopped", "lost", "not held"]:
+        """Give a run back, for the next attempt; `message` is told where there is none left."""
+        args: list[Argument] = [hold.attempt, hold.worker_id, cause, message]
+        reply = await self._run("release", [self._keys.run(hold.run_id), self._keys.leases], args)
+        return cast("Literal['queued', 'stopped', 'lost', 'not held']", _text(reply[0]))
+
+    async def holds(self, hold: Hold) -> bool:
+        """Whether the attempt still holds its run."""
+        fields = ("status", "attempt", "worker")
+        record = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
+        return record == ["running", str(hold.attempt), hold.worker_id]
+
+    async def undone(self, thread_id: str, run_ids: Sequence[str]) -> None:
+        """Take it down that these runs' checkpoints have been removed from the thread."""
+        await self._redis.srem(self._keys.undo(thread_id), *run_ids)
+
+    async def stop(self, run_id: str, reason: str, action: StopAction = "interrupt") -> StopReply:
         """Ask that a run end."""
-        reply = await self._run("stop", [self._keys.run(run_id), self._keys.leases], [reason])
+        reply = await self._run("stop", [self._keys.run(run_id), self._keys.leases], [reason, action])
         return StopReply(cast("Any", _text(reply[0])), _text(b"".join(reply[1:])))
 
     async def reap(self, *, limit: int, lease: int) -> ReapReply:
-        """End runs whose lease has expired."""
-        ended, broken = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
-        reasons = {self._keys.run_id(_text(broken[i])): _text(broken[i + 1]) for i in range(0, len(broken), 2)}
-        return ReapReply([self._keys.run_id(_text(run)) for run in ended], reasons)
+        """Look after runs whose time has passed."""
+        queued, ended, broken = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
+        reasons = {self._keys.run_id(_text(broken[at])): _text(broken[at + 1]) for at in range(0, len(broken), 2)}
+        return ReapReply(self._run_ids(queued), self._run_ids(ended), reasons)
+
+    def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:
+        return [self._keys.run_id(_text(key)) for key in run_keys]

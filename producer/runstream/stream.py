@@ -191,10 +191,10 @@ def _gap(last: EventId | None, event: Event, *, from_start: bool) -> str | None:
     """The id after which events are missing before this one; None when none is."""
     here = EventId.of(event.id)
     if last is None or last == (0, 0):
-        return "0-0" if from_start and here != (1, 0) else None
+        is_first = here == (1, 0) or (here.seq == 0 and event.mode == "end" and "after" not in event.data)
+        return "0-0" if from_start and not is_first else None
     if here.attempt == last.attempt:
         return str(last) if here.seq != last.seq + 1 else None
-    if here != (last.attempt + 1, 0):
-        return str(last)
-    ended_with = event.data.get("after") if event.mode == "attempt" else None
-    return str(last) if ended_with is not None and ended_with != str(last) else None
+    # An attempt may have come and gone without an event; the next one's first tells behind which event it stands.
+    follows = event.data.get("after") if here.seq == 0 and event.mode in ("attempt", "end") else None
+    return None if follows == str(last) else str(last)

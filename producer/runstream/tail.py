@@ -203,11 +203,12 @@ class Tails:
             RunNotFound: the run has no record.
         """
         key = self._keys.run(run_id)
-        fields = ("status", "attempt", "seq", "end_id")
-        status, attempt, seq, end_id = await self.patiently(lambda: cast("Any", self._calls).hmget(key, *fields))
+        fields = ("status", "attempt", "seq", "end_id", "after")
+        status, attempt, seq, end_id, after = await self.patiently(lambda: cast("Any", self._calls).hmget(key, *fields))
         if status is None:
             raise RunNotFound(run_id)
-        last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId(0, 0)
+        # An attempt that has not written anything yet stands where the one before it has come to.
+        last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId.of((after or b"0-0").decode())
         return Place(last, None if end_id is None else EventId.of(end_id.decode()))
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:

@@ -1,27 +1,32 @@
 -- Appends a batch of an attempt's events, once, if the attempt still holds the run.
 -- KEYS  1 run (hash)  2 events (stream)
--- ARGV  1 attempt  2 byte limit of a run's events  3 sequence number of the first event  4.. the events' JSON
+-- ARGV  1 attempt  2 worker id  3 byte limit of a run's events  4 sequence number of the first event
+--       5 'gap' to leave out what lies between the last event and the first, else ''  6.. the events' JSON
 -- Returns {'ok'} | {'stop', reason}: appended; somebody wants the run stopped
 --       | {'full', last}: appended as far as the byte limit allows, up to the sequence number `last`
+--       | {'behind', last}: nothing appended, Redis knows the attempt's events up to `last` only: it has lost some
 --       | {'lost'}: nothing appended, another holds the run or has ended it
-local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq', 'stop', 'bytes')
-if record[1] ~= 'running' or record[2] ~= ARGV[1] then return {'lost'} end
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'stop', 'bytes')
+if record[1] ~= 'running' or record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'lost'} end
 
+local first, last = tonumber(ARGV[4]), tonumber(record[4])
+if first > last + 1 and ARGV[5] ~= 'gap' then return {'behind', record[4]} end
 -- After a reply that was lost on the way the same batch comes again: what is there already is left out.
-local first = tonumber(ARGV[3])
-local skip = math.max(0, tonumber(record[3]) - first + 1)
-local bytes, limit = tonumber(record[5]), tonumber(ARGV[2])
+local skip = math.max(0, last - first + 1)
+local bytes, limit = tonumber(record[6]), tonumber(ARGV[3])
 local full = false
 local appended = 0
-for i = 4 + skip, #ARGV do
+for i = 6 + skip, #ARGV do
   full = bytes + #ARGV[i] > limit
   if full then break end
-  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. (first + i - 4), '1', ARGV[i])
+  redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. (first + i - 6), '1', ARGV[i])
   bytes = bytes + #ARGV[i]
   appended = appended + 1
 end
-local last = first + skip + appended - 1
-if appended > 0 then redis.call('HSET', KEYS[1], 'seq', last, 'bytes', bytes) end
+if appended > 0 then
+  last = first + skip + appended - 1
+  redis.call('HSET', KEYS[1], 'seq', last, 'bytes', bytes)
+end
 if full then return {'full', tostring(last)} end
-if record[4] then return {'stop', record[4]} end
+if record[5] then return {'stop', record[5]} end
 return {'ok'}

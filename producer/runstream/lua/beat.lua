@@ -3,8 +3,8 @@
 -- ARGV  1 worker id  2 lease, ms  3 time to live of the worker's keys, ms  4 time to live of a running run, ms
 --       5 how many field, value pairs follow  then those pairs of the worker's hash
 --       then run key, attempt pairs
--- Returns {lost, stop}: the run keys that the worker no longer holds, and run key, reason of those to be stopped.
---#include _end.lua
+-- Returns {lost, stop}: the run keys that the worker no longer holds; and run key, reason, action of those to be stopped.
+--#include _run.lua
 local now = now_ms()
 local runs = 6 + 2 * ARGV[5]
 redis.call('HSET', KEYS[3], 'beat_at', now, unpack(ARGV, 6, runs - 1))
@@ -14,19 +14,21 @@ for i = 2, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
 local lost, stop = {}, {}
 for i = runs, #ARGV, 2 do
   local run = ARGV[i]
-  local record = redis.call('HMGET', run, 'status', 'attempt', 'stop')
-  if record[1] == 'running' and record[2] == ARGV[i + 1] then
+  local record = redis.call('HMGET', run, 'status', 'attempt', 'worker', 'stop', 'stop_action', 'line')
+  if record[1] == 'running' and record[2] == ARGV[i + 1] and record[3] == ARGV[1] then
     redis.call('ZADD', KEYS[1], now + ARGV[2], run)
     -- A run may last longer than its keys were given to live.
     redis.call('PEXPIRE', run, ARGV[4])
     redis.call('PEXPIRE', run .. ':events', ARGV[4])
-    if record[3] then
+    if record[6] and redis.call('PTTL', record[6]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', record[6], ARGV[4]) end
+    if record[4] then
       stop[#stop + 1] = run
-      stop[#stop + 1] = record[3]
+      stop[#stop + 1] = record[4]
+      stop[#stop + 1] = record[5] or 'interrupt'
     end
   else
     lost[#lost + 1] = run
   end
 end
-if #ARGV >= runs then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+if #ARGV >= runs and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 return {lost, stop}

@@ -1,46 +1,73 @@
--- Writes a run, once: the record, the arq job, the place in the queue, the bell.
+-- Writes a run, once: the record, the arq job, the place in its thread's line and, at the head of it, in the queue.
 -- KEYS  1 run (hash)  2 arq job (string)  3 queue (sorted set)  4 bell (list)  5 runs (sorted set)
---       6 idempotency key (string; the same as 1 when there is none)
+--       6 idempotency key (string; the same as 1 when there is none)  7 thread (sorted set)  8 leases (sorted set)
 -- ARGV  1 run id  2 digest of the request  3 due: ms from now, or an absolute time in ms when 4 is 'at'  4 'in' | 'at'
---       5 arq job without its enqueue time: what stands before and 6 after it  7 time to live while queued, ms
---       8 retention after the end, ms  9.. field, value pairs of the record
--- Returns {'new' | 'known' | 'taken', run id}: 'known' is the same request again, 'taken' another one under this id.
---#include _end.lua
+--       5 arq job without its enqueue time: what stands before and 6 after it  7 how long it waits for a worker, ms
+--       8 retention after the end, ms  9 'enqueue' | 'reject' | 'interrupt' | 'rollback'  10.. field, value pairs of the
+--       record
+-- Returns {'new' | 'known' | 'taken' | 'busy', run id}: 'known' is the same request again, 'taken' another one under this
+-- id; 'busy': nothing was written, this run is on the thread and was not to be waited for.
+--#include _run.lua
+local function known_as(digest)
+  return digest == ARGV[2] and 'known' or 'taken'
+end
+
 if KEYS[6] ~= KEYS[1] then
   local known = redis.call('GET', KEYS[6])
   if known then
     local key = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. known
     local digest = redis.call('HGET', key, 'digest')
-    if digest then return {digest == ARGV[2] and 'known' or 'taken', known} end
+    if digest then return {known_as(digest), known} end
   end
 end
 local digest = redis.call('HGET', KEYS[1], 'digest')
-if digest then return {digest == ARGV[2] and 'known' or 'taken', ARGV[1]} end
+if digest then return {known_as(digest), ARGV[1]} end
 
-local now = now_ms()
+local line, leases, strategy = KEYS[7], KEYS[8], ARGV[9]
+local head = head_of(line)
+if head and strategy == 'reject' then return {'busy', string.sub(head, #KEYS[1] - #ARGV[1] + 1)} end
+
+local time = redis.call('TIME')
+local exact = time[1] * 1000 + time[2] / 1000
+local now = math.floor(exact)
 local due = tonumber(ARGV[3])
-if ARGV[4] == 'in' then due = now + due end
-if due < now then due = now end
-local ttl = due - now + tonumber(ARGV[7])
+if ARGV[4] == 'in' then due = exact + due end
+if due < exact then due = exact end
+local place, wait = score(due), tonumber(ARGV[7])
+local deadline = due + wait
+local ttl = math.ceil(deadline - now) + 86400000
 
 redis.call('DEL', KEYS[1] .. ':events') -- of an earlier run of this id whose record went first
 redis.call('HSET', KEYS[1], 'retention', ARGV[8], 'status', 'queued', 'attempt', 0, 'seq', -1, 'bytes', 0, 'digest', ARGV[2],
-  'created_at', now, 'due_at', due, 'queue', KEYS[3], unpack(ARGV, 9))
+  'created_at', now, 'due_at', math.floor(due), 'queue', KEYS[3], 'queue_bell', KEYS[4], 'line', line, 'place', place,
+  'queued_ttl', ARGV[7], unpack(ARGV, 10))
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('SET', KEYS[2], ARGV[5] .. string.format('%.0f', now) .. ARGV[6], 'PX', ttl)
-redis.call('ZADD', KEYS[3], due, KEYS[1])
 redis.call('ZADD', KEYS[5], now, ARGV[1])
+redis.call('ZADD', leases, math.floor(deadline), KEYS[1])
+redis.call('ZADD', line, place, KEYS[1])
 local kept = ttl + tonumber(ARGV[8])
-for _, index in ipairs({KEYS[3], KEYS[5]}) do
-  if redis.call('PTTL', index) < kept then redis.call('PEXPIRE', index, kept) end
-end
 if KEYS[6] ~= KEYS[1] then redis.call('SET', KEYS[6], ARGV[1], 'PX', kept) end
 -- The index of runs drops those whose record has expired: two looks per run that comes keep it at about twice the runs
 -- that exist, wherever in it the expired ones are.
 for _, id in ipairs(redis.call('ZRANDMEMBER', KEYS[5], 2)) do
   if redis.call('EXISTS', string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. id) == 0 then redis.call('ZREM', KEYS[5], id) end
 end
--- A bounded bell: a worker that takes a run and leaves others rings on, so more strokes than this tell nothing new.
-if redis.call('LLEN', KEYS[4]) < 64 then redis.call('RPUSH', KEYS[4], '1') end
-redis.call('PEXPIRE', KEYS[4], 60000)
+
+if head and (strategy == 'interrupt' or strategy == 'rollback') then
+  for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+    if other ~= KEYS[1] then stop_run(other, leases, 'run ' .. ARGV[1] .. ' took its place on the thread', strategy, now) end
+  end
+end
+-- Only the head of a line is in a queue: this one, or the one that it came to stand before.
+local first = head_of(line)
+if first == KEYS[1] then
+  queue_up(KEYS[1], KEYS[3], KEYS[4], place)
+  local second = redis.call('ZRANGE', line, 1, 1)[1]
+  local queue = second and redis.call('HGET', second, 'queue')
+  if queue then redis.call('ZREM', queue, second) end
+end
+for _, key in ipairs({KEYS[3], KEYS[5], line, leases}) do
+  if redis.call('PTTL', key) < kept then redis.call('PEXPIRE', key, kept) end
+end
 return {'new', ARGV[1]}

@@ -1,13 +1,18 @@
 -- Ends a run for the worker that holds it.
 -- KEYS  1 run (hash)  2 leases (sorted set)
--- ARGV  1 attempt  2 sequence number of the end event; a higher one is taken where more has arrived than the worker knows
---       3 its JSON  4 status  5.. field, value pairs of the record
--- Returns 'ok', or 'lost' when another holds the run or has ended it.
---#include _end.lua
-local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'seq')
-if record[2] ~= ARGV[1] then return 'lost' end
-if record[1] == ARGV[4] then return 'ok' end -- sent again: the reply was lost on the way
-if record[1] ~= 'running' then return 'lost' end
-local seq = math.max(tonumber(ARGV[2]), tonumber(record[3]) + 1)
-end_run(KEYS[1], KEYS[2], ARGV[1] .. '-' .. seq, ARGV[3], ARGV[4], now_ms(), {'seq', seq, unpack(ARGV, 5)})
-return 'ok'
+-- ARGV  1 attempt  2 worker id
+--       3 sequence number of the end event; a higher one is taken where more has arrived than the worker knows
+--       4 'gap' to leave out what lies between the last event and the end, else ''
+--       5 its JSON  6 status  7.. field, value pairs of the record
+-- Returns {'ok'} | {'lost'}: another holds the run or has ended it
+--       | {'behind', last}: nothing written, Redis knows the attempt's events up to `last` only: it has lost some
+--#include _run.lua
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq')
+if record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'lost'} end
+if record[1] == ARGV[6] then return {'ok'} end -- sent again: the reply was lost on the way
+if record[1] ~= 'running' then return {'lost'} end
+local last = tonumber(record[4])
+if tonumber(ARGV[3]) > last + 1 and ARGV[4] ~= 'gap' then return {'behind', record[4]} end
+local seq = math.max(tonumber(ARGV[3]), last + 1)
+end_run(KEYS[1], KEYS[2], ARGV[1] .. '-' .. seq, ARGV[5], ARGV[6], now_ms(), {'seq', seq, unpack(ARGV, 7)})
+return {'ok'}

@@ -1,0 +1,170 @@
+-- What the scripts share of a run's life; each includes this file behind its own head.
+-- A run is named by its key; what else belongs to it is found in its record. All keys are of one cell, so of one slot.
+local DEAD_TTL = 604800000
+local UNDO_TTL = 2592000000
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A time in ms with its microseconds, as a score: a number in text, which Lua would shorten.
+local function score(ms)
+  return string.format('%.3f', ms)
+end
+
+-- The tag of the cell, which every key begins with.
+local function tag_of(run)
+  return string.match(run, '^(.-):run:')
+end
+
+local function ring(bell)
+  -- A bounded bell: a worker that takes a run and leaves others rings on, so more strokes than this tell nothing new.
+  if redis.call('LLEN', bell) < 64 then redis.call('RPUSH', bell, '1') end
+  redis.call('PEXPIRE', bell, 60000)
+end
+
+local function queue_up(run, queue, bell, place)
+  redis.call('ZADD', queue, place, run)
+  ring(bell)
+end
+
+-- A thread's line: its runs that have not ended, the one that executes or will be next at the head. Only the head is in
+-- a queue. Who stands in it without a record, or after its end, is sent away.
+local function head_of(line)
+  while true do
+    local head = redis.call('ZRANGE', line, 0, 0)[1]
+    if not head then return nil end
+    local record = redis.pcall('HMGET', head, 'status', 'queue', 'queue_bell', 'place')
+    if not record.err and (record[1] == 'queued' or record[1] == 'running') then return head, record end
+    redis.call('ZREM', line, head)
+  end
+end
+
+local function call_up(line)
+  local head, record = head_of(line)
+  if head and record[1] == 'queued' then queue_up(head, record[2], record[3], record[4]) end
+end
+
+-- The place where the ids of runs are kept whose checkpoints the next attempt on the thread removes first.
+local function undo_of(run, line)
+  local tag = tag_of(run)
+  return tag .. ':undo:' .. string.sub(line, #tag + #':thread:' + 1)
+end
+
+local function ask_for_undo(run, line)
+  local undo = undo_of(run, line)
+  redis.call('SADD', undo, string.sub(run, #tag_of(run) + #':run:' + 1))
+  redis.call('PEXPIRE', undo, UNDO_TTL)
+end
+
+-- The id of a stream's last event, from the record; an attempt that has written nothing has that of the one before.
+local function last_id(attempt, seq, after)
+  if tonumber(seq) >= 0 then return attempt .. '-' .. seq end
+  return after or nil
+end
+
+-- Ends a run: the end event, the status, the retention, the clean-up, and the thread's next run, in one step.
+-- Who calls it has checked that it may. id: the end event's id; event: its JSON; fields: more fields for the record.
+local function end_run(run, leases, id, event, status, now, fields)
+  local record = redis.call('HMGET', run, 'retention', 'held', 'queue', 'line')
+  local kept = tonumber(record[1])
+  redis.call('XADD', run .. ':events', id, '1', event)
+  redis.call('HSET', run, 'status', status, 'ended_at', now, 'end_id', id, unpack(fields))
+  redis.call('ZREM', leases, run)
+  if record[2] then redis.call('SREM', record[2], run) end
+  if record[3] then redis.call('ZREM', record[3], run) end
+  redis.call('DEL', 'arq:job:' .. run)
+  if status == 'lost' then
+    local dead = tag_of(run) .. ':dead'
+    kept = math.max(kept, DEAD_TTL)
+    redis.call('ZADD', dead, now, string.sub(run, #tag_of(run) + #':run:' + 1))
+    if redis.call('PTTL', dead) < kept then redis.call('PEXPIRE', dead, kept) end
+  end
+  redis.call('PEXPIRE', run, kept)
+  redis.call('PEXPIRE', run .. ':events', kept)
+  if record[4] then
+    redis.call('ZREM', record[4], run)
+    call_up(record[4])
+  end
+end
+
+-- Ends a run that nobody executes. Who ends a run that it does not hold takes the next attempt number: a worker that
+-- wakes up later is fenced off.
+local function end_unheld(run, leases, status, data, now, fields)
+  local record = redis.call('HMGET', run, 'attempt', 'seq', 'after')
+  local attempt = tonumber(record[1]) + 1
+  data.status, data.at, data.after = status, now, last_id(record[1], record[2], record[3])
+  fields[#fields + 1] = 'attempt'
+  fields[#fields + 1] = attempt
+  fields[#fields + 1] = 'seq'
+  fields[#fields + 1] = 0
+  end_run(run, leases, attempt .. '-0', cjson.encode({m = 'end', d = data}), status, now, fields)
+end
+
+local function end_stopped(run, leases, reason, action, now)
+  local record = redis.call('HMGET', run, 'attempt', 'line')
+  if action == 'rollback' and record[1] ~= '0' and record[2] then ask_for_undo(run, record[2]) end
+  end_unheld(run, leases, 'stopped', {reason = reason}, now, {'stop', reason, 'stop_action', action})
+end
+
+local function end_lost(run, leases, kind, message, now)
+  local failure = {type = kind, message = message}
+  end_unheld(run, leases, 'lost', {error = failure}, now, {'error', cjson.encode(failure)})
+end
+
+-- Asks that a run end. One that nobody executes ends here and now; otherwise its worker's bell rings.
+local function stop_run(run, leases, reason, action, now)
+  local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop')
+  local status = record[1]
+  if not status then return {'missing'} end
+  if status ~= 'queued' and status ~= 'running' then return {'ended', status} end
+  if status == 'running' then
+    local expires = redis.call('ZSCORE', leases, run)
+    if expires and tonumber(expires) >= now then
+      if not record[4] then redis.call('HSET', run, 'stop', reason, 'stop_action', action) end
+      if action == 'rollback' then redis.call('HSET', run, 'stop_action', action) end
+      redis.call('RPUSH', record[3], run)
+      redis.call('PEXPIRE', record[3], 60000)
+      return {'stopping', record[2]}
+    end
+  end
+  end_stopped(run, leases, record[4] or reason, action, now)
+  return {'stopped'}
+end
+
+-- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
+-- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has.
+-- Returns 'stopped' | 'lost' | 'queued'.
+local function leave(run, leases, cause, failed, message, now)
+  local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
+    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held')
+  local holders = record[4] and cjson.decode(record[4]) or {}
+  -- A run that is handed on and on keeps what it is told of the last ones.
+  if #holders >= 50 then table.remove(holders, 1) end
+  holders[#holders + 1] = {attempt = tonumber(record[1]), worker = record[2], started_at = tonumber(record[3]),
+    ended_at = now, cause = cause}
+  local failures = tonumber(record[5] or 0) + (failed and 1 or 0)
+  redis.call('HSET', run, 'holders', cjson.encode(holders), 'failures', failures, 'left', cause)
+  if record[7] then
+    end_stopped(run, leases, record[7], record[8] or 'interrupt', now)
+    return 'stopped'
+  end
+  if failures >= tonumber(record[6] or 1) then
+    local held_by = {}
+    for _, holder in ipairs(holders) do held_by[#held_by + 1] = holder.worker .. ' (' .. holder.cause .. ')' end
+    end_lost(run, leases, 'WorkerLost', message .. '; held by ' .. table.concat(held_by, ', '), now)
+    return 'lost'
+  end
+  if record[13] then redis.call('SREM', record[13], run) end
+  local ttl = tonumber(record[12])
+  redis.call('HSET', run, 'status', 'queued')
+  redis.call('HDEL', run, 'held', 'bell')
+  redis.call('ZADD', leases, now + ttl, run)
+  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl + 86400000) end
+  queue_up(run, record[9], record[10], record[11])
+  for _, key in ipairs({leases, record[9]}) do
+    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  end
+  return 'queued'
+end
