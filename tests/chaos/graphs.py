@@ -174,3 +174,5 @@ FAMILIES: Final[Mapping[str, Callable[[], Any]]] = {
 }
 """The graphs by name. Those that ask need a run with `Command(resume=...)` after one that ends as `interrupted`."""
 ASKING: Final = frozenset({"asking", "asking_inside"})
+ALONE: Final = frozenset({"chain"})
+"""The graphs that never run two tasks at once."""

@@ -75,12 +75,11 @@ class Speaker(BaseChatModel):
             yield _piece(content=f" word{number}")
         for index, name in enumerate(self._calls_now(messages)):
             # As real models stream them: the name first, then the arguments in parts.
-            call = {"name": name, "args": "", "id": f"call_{secrets.token_hex(4)}", "index": index}
             args = json.dumps({"word": secrets.token_hex(4)})
-            for part in (call, {**call, "name": None, "id": None, "args": args[:7]}):
-                yield _piece(content="", tool_call_chunks=[tool_call_chunk(**part)])
-            rest = tool_call_chunk(name=None, args=args[7:], id=None, index=index)
-            yield _piece(content="", tool_call_chunks=[rest])
+            parts = ((name, "", f"call_{secrets.token_hex(4)}"), (None, args[:7], None), (None, args[7:], None))
+            for told, part, call_id in parts:
+                chunk = tool_call_chunk(name=told, args=part, id=call_id, index=index)
+                yield _piece(content="", tool_call_chunks=[chunk])
         yield _piece(content="", chunk_position="last")
 
     def _calls_now(self, messages: Sequence[BaseMessage]) -> list[str]:

@@ -71,7 +71,12 @@ class Stream:
         self._add("end", {"status": status, "at": 1})
 
     def _chunk(self, task: str, message_id: str, text: str, call: dict[str, Any] | None = None) -> None:
-        chunk = {"type": "AIMessageChunk", "id": message_id, "content": text, "tool_call_chunks": [call] if call else []}
+        chunk = {
+            "type": "AIMessageChunk",
+            "id": message_id,
+            "content": text,
+            "tool_call_chunks": [call] if call else [],
+        }
         self._add("messages", [chunk, {}], task)
 
     def _add(self, mode: Any, data: Any, task: str | None = None) -> None:
@@ -283,7 +288,9 @@ READERS: list[tuple[str, Callable[[list[Event]], list[Segment]], str]] = [
     ("never saw the end", lambda events: [Segment(None, False, events[:-1])], "it read to the end"),
     (
         "was told of a gap",
-        lambda events: [Segment(None, False, [Event("1-3", "gap", (), {"after": "1-1", "before": "1-3"}), *events[3:]])],
+        lambda events: [
+            Segment(None, False, [Event("1-3", "gap", (), {"after": "1-1", "before": "1-3"}), *events[3:]])
+        ],
         "told of a gap",
     ),
     (

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from tests.support.oracle.marks import Mark, marks_in
 
 from runstream import Event
 from runstream.keys import Keys
-from tests.support.oracle.marks import Mark, marks_in
 
 
 class Call(NamedTuple):
@@ -168,8 +168,5 @@ async def read_record(redis: Redis, keys: Keys, run_id: str) -> dict[str, str]:
 
 async def keys_without_end(redis: Redis, keys: Keys) -> list[str]:
     """The keys of a namespace that never expire."""
-    found = []
-    async for key in redis.scan_iter(f"*{keys.tag}*".replace("[", "\\["), count=1000):
-        if await redis.ttl(key) == -1:
-            found.append(key.decode())
-    return found
+    pattern = f"*{keys.tag}*"
+    return [key.decode() async for key in redis.scan_iter(pattern, count=1000) if await redis.ttl(key) == -1]

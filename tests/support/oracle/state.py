@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runstream import Event
 from tests.support.oracle.history import Call, History, Said
 from tests.support.oracle.stream import valid
+
+from runstream import Event
 
 
 def state_violations(run: History) -> Iterator[str]:
@@ -205,9 +206,7 @@ def _said(message: Mapping[str, Any]) -> Said:
 
 def _tasks(events: Iterable[Event]) -> Iterator[str]:
     """Each task begins once and ends once."""
-    counts = Counter(
-        (event.ns, event.data["id"], "result" in event.data) for event in events if event.mode == "tasks"
-    )
+    counts = Counter((event.ns, event.data["id"], "result" in event.data) for event in events if event.mode == "tasks")
     for (ns, task, ended), count in counts.items():
         if count > 1:
             yield f"task {task} in {ns} {'ends' if ended else 'begins'} {count} times"

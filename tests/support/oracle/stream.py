@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runstream import Event, EventId
 from tests.support.oracle.history import History, Recording, Segment
+
+from runstream import Event, EventId
 
 
 def stream_violations(run: History) -> Iterator[str]:
