@@ -29,7 +29,8 @@ from runstream_worker.redis_saver import RedisSaver
 
 _NAMESPACE: Final = "chaos"
 _DRAIN_WITHIN: Final = 90.0
-_ERRORS: Final = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) .*|^Traceback .*", re.MULTILINE)
+_ERRORS: Final = re.compile(r"^(?:\S+ \S+ (?:ERROR|CRITICAL) )(.*)", re.MULTILINE)
+_IDS: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,7 @@ class _Run:
 
     def _count(self) -> None:
         logs = [worker.log.read_text(errors="replace") for worker in self._fleet.workers if worker.log.exists()]
-        errors = Counter(line[24:200] for log in logs for line in _ERRORS.findall(log))
+        errors = Counter(_IDS.sub("...", line[:200]) for log in logs for line in _ERRORS.findall(log))
         self._report.complaints += [f"logged {count} times: {line}" for line, count in errors.most_common(20)]
         self._report.complaints += self._trouble.odd_ends
         self._report.figures = {

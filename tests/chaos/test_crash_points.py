@@ -1,4 +1,4 @@
-"""A worker is killed at some points of its work with each graph; at every point: `python -m tests.chaos.crash_points`."""
+"""A worker is killed at some points of its work with each graph; every point: `python -m tests.chaos.crash_points`."""
 
 from __future__ import annotations
 

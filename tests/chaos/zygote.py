@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:
         os.close(pipe)
     try:
         _work(order)
-    finally:
+    except BaseException:  # noqa: BLE001 - nothing may get past here: it is the parent's code that would go on
+        traceback.print_exc()
         os._exit(1)
+    os._exit(0)
 
 
 def _work(order: dict[str, Any]) -> None:

@@ -142,9 +142,10 @@ def _recording(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
     place = {event.id: at for at, event in enumerate(stored)}
     for segment in recording.segments:
         yield from _segment(segment, stored, place)
-    last = recording.segments[-1] if recording.segments else None
-    if last is not None and not last.left and (not last.events or last.events[-1].mode != "end"):
-        yield f"it read to the end, and its last event is {last.events[-1].id if last.events else None}"
+    if recording.segments and not recording.segments[-1].left:
+        seen = [event for segment in recording.segments for event in segment.events]
+        if not seen or seen[-1].mode != "end":
+            yield f"it read to the end, and its last event is {seen[-1].id if seen else None}"
 
 
 def _segment(segment: Segment, stored: Sequence[Event], place: Mapping[str, int]) -> Iterator[str]:
