@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.constants import START
 
 from runstream.request import RunRequest
 from runstream_worker.chunks import Chunk
@@ -39,18 +40,32 @@ async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str
     config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
     produced: dict[str, BaseMessage] = {}
     before: set[str] = set()
+    newer: CheckpointTuple | None = None
     async for found in saver.alist(config):
-        if found.metadata.get("run_id") != run_id or found.metadata.get("source") == "input":
-            before = {message.id for message in _in(_values(found)) if message.id}
+        if found.metadata.get("run_id") != run_id:
+            before |= _ids(found)
             break
-        if not produced:
+        if newer is None:
             pending = [value for _, _, value in found.pending_writes or ()]
             produced = {message.id: message for message in _in([*_values(found), *pending]) if message.id}
+        if found.metadata.get("source") == "input":
+            # The input is in the state with the checkpoint behind this one, in which it still waits.
+            before |= _ids(found) | (_ids(newer) if newer is not None and START in _channels(found) else set())
+            break
+        newer = found
     return [message for key, message in produced.items() if key not in before]
 
 
+def _channels(found: CheckpointTuple) -> dict[str, Any]:
+    return found.checkpoint["channel_values"]
+
+
+def _ids(found: CheckpointTuple) -> set[str]:
+    return {message.id for message in _in(_values(found)) if message.id}
+
+
 def _values(found: CheckpointTuple) -> list[Any]:
-    return list(found.checkpoint["channel_values"].values())
+    return list(_channels(found).values())
 
 
 def _in(values: Iterable[Any]) -> Iterator[BaseMessage]:
