@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from runstream.model import Event
@@ -22,11 +22,15 @@ def text_of(event: Event, nodes: Container[str] | None = None) -> str:
         return ""
     if nodes is not None and metadata.get("langgraph_node") not in nodes:
         return ""
+    return text_of_message(message)
+
+
+def text_of_message(message: Mapping[str, Any]) -> str:
+    """The text of a message, as JSON: of its content, which is a string or a list of blocks."""
     return _text(message.get("content"))
 
 
 def _text(content: Any) -> str:
-    """The text of a message's content, which is a string or a list of blocks."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

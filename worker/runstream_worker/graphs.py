@@ -102,20 +102,26 @@ class GraphSource:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, config: RunnableConfig, checkpointer: BaseCheckpointSaver[Any] | None = None
+        self,
+        config: RunnableConfig,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+        *,
+        keep_own: bool = False,
     ) -> AsyncIterator[Graph]:
         """The graph for one run: a factory is called, and what it opened is closed at the end.
 
         Args:
             config: the run's config, which a factory may take.
             checkpointer: replaces the graph's own, unless the graph says `checkpointer=False`.
+            keep_own: it does not replace one that the graph was compiled with.
 
         Raises:
             GraphLoadError: the factory returned something that is not a graph. What it raises itself comes as it is.
         """
         async with contextlib.AsyncExitStack() as stack:
             graph = await self._make(config, stack)
-            if checkpointer is not None and graph.checkpointer is not False:
+            is_kept = graph.checkpointer is False or (keep_own and isinstance(graph.checkpointer, BaseCheckpointSaver))
+            if checkpointer is not None and not is_kept:
                 graph = graph.copy(update={"checkpointer": checkpointer})
             yield graph
 

@@ -59,6 +59,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         namespace=namespace(args),
         concurrency=args.concurrency,
         checkpointer_url=args.checkpointer,
+        restartable=frozenset(args.restartable),
         run_timeout=args.run_timeout,
         shutdown_grace=args.shutdown_grace,
     )
@@ -102,6 +103,7 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
         f"--shutdown-grace={args.shutdown_grace}",
         f"--log-level={args.log_level}",
     ]
+    arguments += [f"--restartable={name}" for name in args.restartable]
     if args.run_timeout is not None:
         arguments.append(f"--run-timeout={args.run_timeout}")
     if args.config is not None:

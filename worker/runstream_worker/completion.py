@@ -1,0 +1,87 @@
+"""Messages that have been saved and are not, or not wholly, in the stream.
+
+A worker saves only what it has published, so none is, unless Redis has lost events that a checkpointer elsewhere has
+outlived. Then the next attempt says the rest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.constants import START
+
+from runstream.request import RunRequest
+from runstream_worker.chunks import Chunk
+from runstream_worker.origins import Placed
+from runstream_worker.past import Entry, Past
+
+
+async def missing_messages(
+    saver: BaseCheckpointSaver[Any], request: RunRequest, run_id: str, past: Past
+) -> AsyncIterator[Placed]:
+    """What the stream lacks of the messages that the run has saved at the root."""
+    said: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in past:
+        if entry.mode == "messages":
+            said[entry.message].append(entry)
+    for message in await _produced(saver, request.thread_id, run_id):
+        placed = _rest(message, said.get(message.id or "", ()))
+        if placed is not None:
+            yield placed
+
+
+async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str) -> list[BaseMessage]:
+    """The messages that this run has added to the thread."""
+    config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+    produced: dict[str, BaseMessage] = {}
+    before: set[str] = set()
+    newer: CheckpointTuple | None = None
+    async for found in saver.alist(config):
+        if found.metadata.get("run_id") != run_id:
+            before |= _ids(found)
+            break
+        if newer is None:
+            pending = [value for _, _, value in found.pending_writes or ()]
+            produced = {message.id: message for message in _in([*_values(found), *pending]) if message.id}
+        if found.metadata.get("source") == "input":
+            # The input is in the state with the checkpoint behind this one, in which it still waits.
+            before |= _ids(found) | (_ids(newer) if newer is not None and START in _channels(found) else set())
+            break
+        newer = found
+    return [message for key, message in produced.items() if key not in before]
+
+
+def _channels(found: CheckpointTuple) -> dict[str, Any]:
+    return found.checkpoint["channel_values"]
+
+
+def _ids(found: CheckpointTuple) -> set[str]:
+    return {message.id for message in _in(_values(found)) if message.id}
+
+
+def _values(found: CheckpointTuple) -> list[Any]:
+    return list(_channels(found).values())
+
+
+def _in(values: Iterable[Any]) -> Iterator[BaseMessage]:
+    for value in values:
+        if isinstance(value, BaseMessage):
+            yield value
+        elif isinstance(value, list):
+            yield from (item for item in value if isinstance(item, BaseMessage))
+
+
+def _rest(message: BaseMessage, said: Sequence[Entry]) -> Placed | None:
+    if not said:
+        return Placed(Chunk("messages", (), (message, {})))
+    text = "".join(part for entry in said for part in entry.texts)
+    if not isinstance(message, AIMessage) or not message.text.startswith(text) or message.text == text:
+        return None
+    rest = AIMessageChunk(content=message.text[len(text) :], id=message.id, chunk_position="last")
+    first = said[0]
+    return Placed(Chunk("messages", first.ns, (rest, first.metadata)), first.task, first.steps)
