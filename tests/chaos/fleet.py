@@ -126,6 +126,8 @@ class Fleet:
         finally:
             ready.cancel()
             ended.cancel()
+        assert self._zygote.stdout is not None
+        assert not self._zygote.stdout.at_eof(), "the process that starts workers has ended; it has said why"
         return worker
 
     async def _listen(self) -> None:
@@ -142,3 +144,5 @@ class Fleet:
                 case {"ended": pid, "code": code}:
                     self._by_pid[pid].code = code
                     self._by_pid.pop(pid).ended.set()
+        for worker in [*self._starting, *self._by_pid.values()]:
+            worker.ended.set()

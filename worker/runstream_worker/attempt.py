@@ -228,7 +228,8 @@ class Attempt:
             raise NothingToGoOnFrom(request.graph)
         await self._publisher.put_bytes(self._attempt_event(start), "attempt")
         if self._saver is not None and "messages" in request.stream_mode:
-            async for placed in missing_messages(self._saver, request, self.run_id, start.past):
+            lacking = missing_messages(self._saver, request.thread_id, self.run_id, start.past, start.told)
+            async for placed in lacking:
                 await self._publisher.put(placed)
         return start
 
@@ -380,7 +381,7 @@ class _SlowDown(AsyncCallbackHandler):
 
 
 def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
-    """Those that were asked for, and those that are needed where nobody asked to see them: interrupts are in `updates`."""
+    """Those that were asked for, and those that are needed where nobody asked to see them (`updates`: interrupts)."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
 
