@@ -47,6 +47,7 @@ _WRITE_RETRY = 0.1
 _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
+_ROLLBACK_WITHIN = 30.0
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -291,7 +292,8 @@ class Attempt:
 
     async def _roll_back(self, saver: Saver, thread_id: str) -> None:
         try:
-            await forget_runs(saver, thread_id, [self.run_id])
+            async with asyncio.timeout(_ROLLBACK_WITHIN):
+                await forget_runs(saver, thread_id, [self.run_id])
         except Exception:
             # The run ends all the same, and the thread keeps what it has saved.
             _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed", self.run_id)

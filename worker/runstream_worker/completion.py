@@ -19,6 +19,7 @@ from runstream.request import RunRequest
 from runstream_worker.chunks import Chunk
 from runstream_worker.origins import Placed
 from runstream_worker.past import Entry, Past
+from runstream_worker.run_saver import listed
 
 
 async def missing_messages(
@@ -41,18 +42,19 @@ async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str
     produced: dict[str, BaseMessage] = {}
     before: set[str] = set()
     newer: CheckpointTuple | None = None
-    async for found in saver.alist(config):
-        if found.metadata.get("run_id") != run_id:
-            before |= _ids(found)
-            break
-        if newer is None:
-            pending = [value for _, _, value in found.pending_writes or ()]
-            produced = {message.id: message for message in _in([*_values(found), *pending]) if message.id}
-        if found.metadata.get("source") == "input":
-            # The input is in the state with the checkpoint behind this one, in which it still waits.
-            before |= _ids(found) | (_ids(newer) if newer is not None and START in _channels(found) else set())
-            break
-        newer = found
+    async with listed(saver, config) as checkpoints:
+        async for found in checkpoints:
+            if found.metadata.get("run_id") != run_id:
+                before |= _ids(found)
+                break
+            if newer is None:
+                pending = [value for _, _, value in found.pending_writes or ()]
+                produced = {message.id: message for message in _in([*_values(found), *pending]) if message.id}
+            if found.metadata.get("source") == "input":
+                # The input is in the state with the checkpoint behind this one, in which it still waits.
+                before |= _ids(found) | (_ids(newer) if newer is not None and START in _channels(found) else set())
+                break
+            newer = found
     return [message for key, message in produced.items() if key not in before]
 
 
