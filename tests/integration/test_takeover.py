@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, Event, RunLost, RunStopped, Status
+from runstream.model import StreamMode
 
-MODES = ["messages", "updates", "values", "custom", "tasks", "checkpoints"]
+MODES: list[StreamMode] = ["messages", "updates", "values", "custom", "tasks", "checkpoints"]
 HI: dict[str, Any] = {"messages": [{"type": "human", "content": "hi", "id": "h"}], "steps": []}
 
 
@@ -96,15 +98,15 @@ PLACES: list[tuple[Callable[[Stage], Any], str, list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("build", "place", "once", "twice"), PLACES, ids=lambda value: getattr(value, "__name__", None)
 )
-async def test_what_was_saved_stays_and_the_rest_is_done_again(
+async def test_what_was_saved_stays_and_the_rest_is_done_again(  # noqa: PLR0917 - pytest passes them by name
     build: Callable[[Stage], Any],
     place: str,
     once: list[str],
     twice: list[str],
     durability: Any,
     play: Play,
-    stage: Stage,
 ) -> None:
+    stage = play.stage
     stage.hold(place)
     await play.start_worker(build(stage).compile())
     run = await play.client.enqueue("play", HI, stream_mode=MODES, subgraphs=True, durability=durability)
@@ -126,7 +128,8 @@ async def test_what_was_saved_stays_and_the_rest_is_done_again(
 
 async def _others_are_saved(play: Play, run_id: str, build: Callable[[Stage], Any]) -> bool:
     """Whether the results of what runs beside the held task are among the pending writes."""
-    results = {parallel: 1, map_reduce: 2}.get(build, 0)
+    beside: dict[Callable[[Stage], Any], int] = {parallel: 1, map_reduce: 2}
+    results = beside.get(build, 0)
     names = [name.split(b"\0") for name in await play.redis.zrange(play.keys.checkpoint_index(run_id), 0, -1)]
     newest = max((name[1] for name in names if name[0] == b"c"), default=b"")
     return len({name[2] for name in names if name[:2] == [b"w", newest]}) >= results
@@ -152,7 +155,7 @@ def check(events: list[Event], result: dict[str, Any], *, ends: str = "success",
     assert len(shown) == len(set(shown))
     roots = [event.data for event in kept if event.mode == "values" and not event.ns]
     assert len(roots[-1]["messages"]) == len(result["messages"])
-    assert all(len(a["messages"]) <= len(b["messages"]) for a, b in zip(roots, roots[1:], strict=False))
+    assert all(len(a["messages"]) <= len(b["messages"]) for a, b in itertools.pairwise(roots))
     begins = Counter(event.data for event in kept if event.mode == "custom")
     assert begins.keys() == {f"{step} begins" for step in result["steps"]}
     if not at_once:
@@ -407,7 +410,7 @@ async def test_events_that_redis_has_lost_are_made_up_for_from_the_saved_state(
     run = await play.client.enqueue("play", HI, stream_mode="messages")
     await until(lambda: stage.entered["two"] == 1, "the run is held")
     entries = await play.redis.xrange(play.keys.events(run.run_id))
-    gone = [entry_id for entry_id, fields in entries if b'"t":" no"' in fields[b"1"]][0]
+    gone = next(entry_id for entry_id, fields in entries if b'"t":" no"' in fields[b"1"])
     last = max(int(entry_id.split(b"-")[1]) for entry_id, _ in entries if entry_id < gone)
     assert await play.redis.xdel(
         play.keys.events(run.run_id), *[entry_id for entry_id, _ in entries if entry_id >= gone]
@@ -510,7 +513,7 @@ async def test_runs_of_a_thread_wait_for_each_other_and_others_do_not(play: Play
     stage.open("one")
     await play.client.gather([run.run_id for run in [*runs, alone]])
     infos = [await play.client.get(run.run_id) for run in runs]
-    for earlier, later in zip(infos, infos[1:], strict=False):
+    for earlier, later in itertools.pairwise(infos):
         assert earlier.ended_at is not None
         assert later.started_at is not None
         assert earlier.ended_at <= later.started_at

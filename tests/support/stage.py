@@ -1,4 +1,4 @@
-"""Graphs whose nodes wait at gates, and workers that lose their runs there: take-overs at a place that the test chooses."""
+"""Graphs whose nodes wait at gates, and workers that lose their runs there: take-overs where the test wants them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from tests.support.workers import Workers
 
 from runstream import Client, Event
 from runstream.keys import Keys
+
+_EXPIRE = """
+if redis.call('HGET', KEYS[1], 'attempt') == ARGV[1] then redis.call('ZADD', KEYS[2], 'XX', 1, KEYS[1]) end
+"""
 
 
 class Story(TypedDict, total=False):
@@ -97,8 +101,7 @@ class Play:
 
     async def _is_taken_over(self, run_id: str, before: int) -> bool:
         # Again and again, since its worker renews it; but never the next attempt's.
-        expire = "if redis.call('HGET', KEYS[1], 'attempt') == ARGV[1] then redis.call('ZADD', KEYS[2], 'XX', 1, KEYS[1]) end"
-        await cast("Any", self.redis).eval(expire, 2, self.keys.run(run_id), self.keys.leases, before)
+        await cast("Any", self.redis).eval(_EXPIRE, 2, self.keys.run(run_id), self.keys.leases, before)
         info = await self.client.get(run_id)
         return info.status.ended or info.attempt > before
 
