@@ -380,7 +380,7 @@ class _SlowDown(AsyncCallbackHandler):
 
 
 def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
-    """Those that were asked for, and those that are needed where nobody asked to see them: interrupts are in `updates`."""
+    """Those that were asked for, and those that are needed unseen: interrupts are in `updates`."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
 
