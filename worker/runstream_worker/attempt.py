@@ -258,15 +258,16 @@ class Attempt:
             if placed.chunk.mode in wanted and not is_there(placed, marks):
                 await self._publisher.put(placed)
 
-        async for chunk in emitted:
-            self._taken.begin()
-            final.see(chunk)
-            if origins is None:
-                await put(Placed(chunk))
-            else:
-                for placed in origins.place(chunk):
+        try:
+            async for chunk in emitted:
+                self._taken.begin()
+                final.see(chunk)
+                for placed in origins.place(chunk) if origins is not None else (Placed(chunk),):
                     await put(placed)
-            self._taken.end(_result_of(chunk))
+                self._taken.end(_result_of(chunk))
+        finally:
+            # What waits for a chunk that was refused would keep the graph from being closed.
+            self._taken.close()
         for placed in origins.rest() if origins is not None else ():
             await put(placed)
 

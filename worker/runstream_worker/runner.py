@@ -160,7 +160,8 @@ class Runner:
             await self._unless_leaving(self._freed.wait())
             return
         next_due = await self._claim(min(free, _CLAIM_AT_ONCE))
-        if next_due == 0:
+        # Who has no slot left does not listen: the stroke would be missing to one that has.
+        if next_due == 0 or len(self._attempts) >= self._means.settings.concurrency:
             return
         poll = self._means.settings.poll_interval
         wait = poll if next_due < 0 else min(next_due, poll)
