@@ -19,6 +19,7 @@ from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
 
 LIMIT = 1_000_000
+_RUN = new_run_id()
 
 
 def request(value: object = None, **options: Any) -> RunRequest:
@@ -159,6 +160,8 @@ def test_options_travel_as_they_are() -> None:
         "version": "v2",
         "thread_id": "t-1",
         "timeout": timedelta(minutes=1),
+        "restartable": True,
+        "continues": _RUN.upper(),
     }
     sent = request({"n": 1}, **options).model_dump(exclude={"v", "graph", "command"})
     expected = {
@@ -167,8 +170,18 @@ def test_options_travel_as_they_are() -> None:
         "stream_mode": ["messages", "updates"],
         "print_mode": ["values"],
         "timeout": 60.0,
+        "continues": [_RUN],
     }
     assert sent == expected
+
+
+def test_a_run_may_continue_one_of_several() -> None:
+    other = new_run_id()
+    assert request(None, continues=[_RUN, other, _RUN]).continues == [_RUN, other]
+    assert request(None, continues=None).continues == []
+    for wrong in ("x", [_RUN, "x"], 7):
+        with pytest.raises(InvalidRequest, match="continues: "):
+            request(None, continues=wrong)
 
 
 def test_the_same_request_has_the_same_digest_whatever_its_id() -> None:

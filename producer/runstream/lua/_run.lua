@@ -26,6 +26,8 @@ end
 
 local function queue_up(run, queue, bell, place)
   redis.call('ZADD', queue, place, run)
+  local ttl = redis.call('PTTL', run)
+  if redis.call('PTTL', queue) < ttl then redis.call('PEXPIRE', queue, ttl) end
   ring(bell)
 end
 
