@@ -250,7 +250,8 @@ class Attempt:
     async def _publish(self, emitted: Any, request: RunRequest, start: Start, final: FinalState) -> None:
         """Publish what was asked for, and is not in the stream already."""
         wanted, marks = frozenset(request.stream_mode), start.marks()
-        origins = Origins() if self._saver is not None else None
+        tells_ns = request.subgraphs or request.version == "v2"
+        origins = Origins(start.finished, tells_ns=tells_ns) if self._saver is not None else None
 
         async def put(placed: Placed) -> None:
             if placed.chunk.mode in wanted and not is_there(placed, marks):
@@ -357,8 +358,8 @@ class _SlowDown(AsyncCallbackHandler):
     event loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for
     ever.
 
-    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
-    that happens: a call would add a twentieth to what a token takes.
+    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is
+    all that happens: a call would add a twentieth to what a token takes.
     """
 
     run_inline = True
@@ -380,7 +381,7 @@ class _SlowDown(AsyncCallbackHandler):
 
 
 def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
-    """Those that were asked for, and those that are needed where nobody asked to see them: interrupts are in `updates`."""
+    """Those that were asked for, and those that are needed though nobody sees them: interrupts are in `updates`."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
 

@@ -31,6 +31,8 @@ class Start:
         checkpoint: the id of the checkpoint that it goes on from; None where there is none.
         voids: what of the earlier attempts' events is void, as the attempt event tells it; None for the first attempt.
         past: what of them stands.
+        finished: the tasks whose results have been saved and wait for the others of their step.
+        silent: what the graph emits on resuming and would not have emitted otherwise.
     """
 
     goes_on: bool = False
@@ -38,10 +40,12 @@ class Start:
     checkpoint: str | None = None
     voids: Mapping[str, Any] | None = None
     past: Past = field(default_factory=Past)
+    finished: frozenset[str] = frozenset()
+    silent: frozenset[Mark] = frozenset()
 
     def marks(self) -> frozenset[Mark]:
-        """What is in the stream already, should the graph emit it again."""
-        return frozenset(entry.mark for entry in self.past if entry.mark is not None)
+        """What is in the stream already, or does not belong there, should the graph emit it."""
+        return self.silent.union(entry.mark for entry in self.past if entry.mark is not None)
 
 
 def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
@@ -73,6 +77,8 @@ async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past)
         checkpoint=None if head is None else head.checkpoint["id"],
         voids=voids,
         past=past,
+        finished=saved.finished,
+        silent=saved.silent if goes_on else frozenset(),
     )
 
 
@@ -109,6 +115,20 @@ class Saved:
                 found = await self._saver.aget_tuple(self.config(ns, self._addressed))
             self._heads[ns] = found
         return self._heads[ns]
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """The tasks whose results have been saved and wait for the others of their step, as far as was looked."""
+        return frozenset().union(*(finished_tasks(head) for head in self._heads.values() if head is not None))
+
+    @property
+    def silent(self) -> frozenset[Mark]:
+        """The values at the checkpoints of inputs, which LangGraph shows only where it goes on from one."""
+        return frozenset(
+            ("values", ns, head.metadata["step"])
+            for ns, head in self._heads.items()
+            if head is not None and head.metadata.get("source") == "input"
+        )
 
     def config(self, ns: Namespace = (), checkpoint_id: str | None = None) -> RunnableConfig:
         """What a checkpointer is asked with."""

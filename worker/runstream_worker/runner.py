@@ -77,6 +77,11 @@ class Runner:
         """The runs that are being executed: attempt by run id. Safe to call from another thread."""
         return {run_id: attempt.number for run_id, (attempt, _) in list(self._attempts.items())}
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more runs."""
+        return self._leaving.is_set()
+
     def start_claiming(self) -> None:
         """Begin to take runs."""
         self._claiming = asyncio.create_task(outlive(self._claim_for_ever), name="runstream-claim")
