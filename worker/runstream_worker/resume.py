@@ -55,9 +55,9 @@ def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
 
 async def first_start(saver: Saver | None, request: RunRequest) -> Start:
     """How a run's first attempt begins."""
-    if saver is None or request.continues is None:
+    if saver is None or not request.continues:
         return Start()
-    saved = Saved(saver, request, {request.continues})
+    saved = Saved(saver, request, request.continues)
     head = await saved.head(())
     if head is None or not saved.is_own(head):
         return Start()
@@ -66,7 +66,7 @@ async def first_start(saver: Saver | None, request: RunRequest) -> Start:
 
 async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past) -> Start:
     """How a later attempt begins, given what the stream has of those before; `past` is left with what stands."""
-    saved = Saved(saver, request, {run_id, *([request.continues] if request.continues else ())})
+    saved = Saved(saver, request, {run_id, *request.continues})
     head = await saved.head(())
     goes_on = head is not None and saved.is_own(head)
     voids = await _voids(past, saved)
@@ -93,7 +93,7 @@ class Saved:
     Args:
         saver: what keeps it.
         request: the run's.
-        run_ids: the run's id, and that of the run which it continues.
+        run_ids: the run's id, and those of runs that it continues.
     """
 
     def __init__(self, saver: Saver, request: RunRequest, run_ids: Collection[str]) -> None:
