@@ -15,14 +15,17 @@ def text_of(event: Event, nodes: Container[str] | None = None) -> str:
         event: an event; only those of mode `messages` have text.
         nodes: only text of these nodes (`langgraph_node` of the message's metadata).
     """
+    return text_of_message(event.data[0]) if is_spoken(event, nodes) else ""
+
+
+def is_spoken(event: Event, nodes: Container[str] | None = None) -> bool:
+    """Whether an event is of an AI message, and of one of the nodes."""
     if event.mode != "messages":
-        return ""
+        return False
     message, metadata = event.data
-    if not message.get("type", "").startswith(("ai", "AIMessageChunk")):
-        return ""
-    if nodes is not None and metadata.get("langgraph_node") not in nodes:
-        return ""
-    return text_of_message(message)
+    if message.get("type") not in ("ai", "AIMessageChunk"):
+        return False
+    return nodes is None or metadata.get("langgraph_node") in nodes
 
 
 def text_of_message(message: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ from runstream_worker.redis_saver import RedisSaver
 
 How: TypeAlias = Literal["before", "after"]
 LEASE: Final = 0.6
+RESULTS: Final = b"\r\nw\0"
+"""What is in the words that save the results of tasks of the graph itself: the names of such writes."""
 _MODES: Final = ["messages", "updates", "values", "custom", "tasks"]
 
 
@@ -40,11 +42,13 @@ class Killer:
     Args:
         point: which, counted from 0; None for none: it only counts.
         how: before Redis has heard it, or after Redis has answered and before the worker knows.
+        only: nothing else is counted than what has this in it.
     """
 
-    def __init__(self, point: int | None, how: How) -> None:
+    def __init__(self, point: int | None, how: How, only: bytes = b"") -> None:
         self._point = point
         self._how = how
+        self._only = only
         self._asked: dict[object, int] = {}
         self.worker: Worker | None = None
         self.count = 0
@@ -54,7 +58,7 @@ class Killer:
         """Count what is about a run."""
         if self.killed.is_set():
             return False
-        if not _is_about_a_run(command):
+        if self._only not in command or not _is_about_a_run(command):
             return True
         number, self.count = self.count, self.count + 1
         if number != self._point:
@@ -100,6 +104,7 @@ class Crash:
         point: the number of the word with Redis, from 0; None for no crash.
         how: `before` Redis has heard it, or `after` it has answered.
         subgraphs: whether the run streams subgraphs.
+        only: nothing else is counted than words that have this in them.
     """
 
     family: str
@@ -107,6 +112,7 @@ class Crash:
     point: int | None
     how: How = "before"
     subgraphs: bool = True
+    only: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ async def fleet(folder: Path) -> AsyncIterator[Fleet]:
 async def crash(what: Crash, redis_url: str, workers: Fleet) -> Outcome:
     """Have a conversation whose worker is killed in the middle; another worker, started then, brings it to its end."""
     namespace = f"crash{secrets.token_hex(4)}"
-    killer = Killer(what.point, what.how)
+    killer = Killer(what.point, what.how, what.only)
     options = {"durability": what.durability, "subgraphs": what.subgraphs, "stream_mode": _MODES}
     plan = Plan(what.family, options=options, words=3, pause=0.002)
     async with AsyncExitStack() as stack:
@@ -159,11 +165,6 @@ async def crash(what: Crash, redis_url: str, workers: Fleet) -> Outcome:
         return Outcome(what, killer.killed.is_set(), killer.count, verdict.violations + lasting)
 
 
-async def count_points(family: str, durability: str, redis_url: str, workers: Fleet) -> Outcome:
-    """The same without a crash."""
-    return await crash(Crash(family, durability, None), redis_url, workers)
-
-
 async def crash_everywhere(
     crashes: Sequence[Crash], redis_url: str, workers: Fleet, *, at_once: int = 3
 ) -> list[Outcome]:
@@ -182,9 +183,9 @@ async def _every_point(arguments: argparse.Namespace, redis_url: str, folder: Pa
     async with fleet(folder) as workers:
         for family in arguments.family or FAMILIES:
             for durability in arguments.durability or ("sync", "async", "exit"):
-                counted = await count_points(family, durability, redis_url, workers)
-                points = range(0, counted.count, arguments.step)
                 base = Crash(family, durability, None)
+                counted = await crash(base, redis_url, workers)
+                points = range(0, counted.count, arguments.step)
                 crashes = [replace(base, point=point, how=how) for point in points for how in ("before", "after")]
                 done = [counted, *await crash_everywhere(crashes, redis_url, workers, at_once=arguments.at_once)]
                 outcomes += done

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.cell import Cell
 
 from runstream import Client, ClientSettings
 from runstream.connection import connect
 from runstream.keys import Keys
-from runstream.scripts import Scripts
+from runstream.scripts import Hold
 
 
 @pytest.fixture(params=["redis", "fakeredis"])
@@ -26,11 +27,18 @@ def keys(namespace: str) -> Keys:
 
 
 @pytest.fixture
-async def scripts(any_redis_url: str, keys: Keys) -> AsyncIterator[Scripts]:
-    """The scripts on a connection of their own."""
+async def cell(any_redis_url: str, keys: Keys) -> AsyncIterator[Cell]:
+    """The scripts, on connections of their own."""
     redis = connect(any_redis_url, connections=4)
-    yield Scripts(redis, keys)
+    yield Cell(redis, keys)
     await redis.aclose()
+
+
+@pytest.fixture
+async def run(any_client: Client, cell: Cell) -> Hold:
+    """A run that worker `w` holds."""
+    await any_client.enqueue("agent", {"n": 1})
+    return await cell.take()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
 
 LIMIT = 1_000_000
+_RUN = new_run_id()
 
 
 def request(value: object = None, **options: Any) -> RunRequest:
@@ -65,6 +66,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"delay": "5"}, "^delay: '5' must be a number"),
     ({"start_at": datetime(2030, 1, 1)}, "^start_at: .* must be a datetime with a time zone"),  # noqa: DTZ001 - it is wrong
     ({"start_at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 5}, "^start_at: give a delay or a time, not both"),
+    ({"start_within": 0}, "^start_within: 0 must be a number of seconds over 0"),
+    ({"start_within": "1h"}, "^start_within: '1h' must be a number of seconds over 0, or a timedelta"),
+    (
+        {"multitask_strategy": "queue"},
+        "^multitask_strategy: 'queue' is no strategy; they are enqueue, reject, interrupt, rollback",
+    ),
+    ({"multitask_strategy": ["reject"]}, r"^multitask_strategy: \['reject'\] is no strategy"),
+    ({"max_attempts": 0}, "^max_attempts: 0 must be a whole number from 1 to 1000"),
+    ({"max_attempts": 1001}, "^max_attempts: 1001 must be a whole number from 1 to 1000"),
+    ({"max_attempts": 1.5}, "^max_attempts: 1.5 must be a whole number"),
+    ({"max_attempts": True}, "^max_attempts: True must be a whole number"),
+    ({"restartable": "maybe"}, "^restartable: 'maybe': input should be a valid boolean"),
+    ({"continues": "the last one"}, "^continues: 'the last one' is no run id: a run id is a UUID"),
+    ({"config": {"metadata": {"run_id": "x"}}}, "^config.metadata.run_id: the worker puts the run's own id there"),
     ({"context": {"when": datetime(2030, 1, 1, tzinfo=UTC)}}, r"^context\.when: datetime.datetime is not JSON"),
 ]
 
@@ -159,6 +174,8 @@ def test_options_travel_as_they_are() -> None:
         "version": "v2",
         "thread_id": "t-1",
         "timeout": timedelta(minutes=1),
+        "restartable": True,
+        "continues": _RUN.upper(),
     }
     sent = request({"n": 1}, **options).model_dump(exclude={"v", "graph", "command"})
     expected = {
@@ -167,8 +184,77 @@ def test_options_travel_as_they_are() -> None:
         "stream_mode": ["messages", "updates"],
         "print_mode": ["values"],
         "timeout": 60.0,
+        "continues": [_RUN],
     }
     assert sent == expected
+
+
+def test_what_only_the_queue_needs_to_know_does_not_travel_with_the_request() -> None:
+    options: dict[str, Any] = {
+        "multitask_strategy": "rollback",
+        "max_attempts": 7,
+        "start_within": timedelta(seconds=90),
+        "retention": 0.0001,
+        "idempotency_key": "k",
+    }
+    prepared = prepare("agent", None, options, max_bytes=LIMIT)
+    assert (prepared.strategy, prepared.max_attempts, prepared.idempotency_key) == ("rollback", 7, "k")
+    assert (prepared.queued_ttl, prepared.retention) == (90_000, 1)
+    assert set(json.loads(prepared.request_json)) == {"graph", "thread_id", "stream_mode"}
+    plain = prepare("agent", None, {}, max_bytes=LIMIT)
+    assert (plain.strategy, plain.max_attempts, plain.queued_ttl, plain.retention) == ("enqueue", 3, None, None)
+    assert plain.digest == prepared.digest
+
+
+@pytest.mark.parametrize("option", ["restartable", "continues"])
+def test_what_the_worker_needs_to_know_makes_another_request(option: str) -> None:
+    value = {"restartable": True, "continues": [new_run_id()]}[option]
+    changed, plain = (prepare("agent", None, options, max_bytes=LIMIT) for options in ({option: value}, {}))
+    assert json.loads(changed.request_json)[option] == value
+    assert option not in json.loads(plain.request_json)
+    assert changed.digest != plain.digest
+
+
+def test_the_id_of_the_run_that_is_gone_on_with_has_its_one_spelling() -> None:
+    run_id = uuid.uuid4()
+    for spelling in (run_id, str(run_id).upper(), run_id.hex):
+        assert request(continues=spelling).continues == [str(run_id)]
+
+
+def test_options_that_are_none_are_as_if_they_were_left_out() -> None:
+    names = ("multitask_strategy", "max_attempts", "start_within", "restartable", "continues")
+    given, left_out = (prepare("agent", None, options, max_bytes=LIMIT) for options in (dict.fromkeys(names), {}))
+    assert given.model_dump(exclude={"run_id", "request", "request_json"}) == left_out.model_dump(
+        exclude={"run_id", "request", "request_json"}
+    )
+
+
+def test_other_metadata_of_the_configuration_travels() -> None:
+    assert request(config={"metadata": {"user": "u"}}).config == {"metadata": {"user": "u"}}
+    assert request(config={"metadata": None}).config == {}
+
+
+async def test_start_within_is_how_long_the_record_says_that_it_waits(
+    client: Client, redis: Redis, namespace: str
+) -> None:
+    keys = Keys(namespace)
+    run = await client.enqueue("agent", None, start_within=90, max_attempts=5)
+    usual = await client.enqueue("agent", None)
+    records = [
+        await redis.hmget(keys.run(one.run_id), ["queued_ttl", "max_attempts"])  # type: ignore[misc] # redis-py's types
+        for one in (run, usual)
+    ]
+    week = str(7 * 24 * 3600 * 1000).encode()
+    assert records == [[b"90000", b"5"], [week, b"3"]]
+
+
+def test_a_run_may_continue_one_of_several() -> None:
+    other = new_run_id()
+    assert request(None, continues=[_RUN, other, _RUN]).continues == [_RUN, other]
+    assert request(None, continues=None).continues == []
+    for wrong in ("x", [_RUN, "x"], 7):
+        with pytest.raises(InvalidRequest, match="continues: "):
+            request(None, continues=wrong)
 
 
 def test_the_same_request_has_the_same_digest_whatever_its_id() -> None:

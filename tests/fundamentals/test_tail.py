@@ -397,3 +397,101 @@ async def test_a_damaged_stream_is_an_error_for_its_own_readers_only(
         await readers[1]
     with pytest.raises((RunNotFound, ResponseError)):
         await asyncio.wait_for(readers[0], 10)
+
+
+async def test_an_attempt_that_came_and_went_without_an_event_is_no_gap(client: Client, hand: HandAttempt) -> None:
+    reading = asyncio.create_task(collect(client.tail(hand.run_id)))
+    await hand.emit(2)
+    await hand.leave()
+    for _ in range(2):
+        await hand.claim()  # the second attempt, and the third, which write nothing
+        await hand.leave()
+    await hand.claim()
+    await hand.open()
+    await hand.emit(1)
+    await hand.end()
+    expected = [(id_, "custom") for id_ in ("1-1", "1-2")] + [("4-0", "attempt"), ("4-1", "custom"), ("4-2", "end")]
+    assert [(event.id, event.mode) for event in await reading] == [("1-0", "attempt"), *expected]
+    again = await collect(client.tail(hand.run_id))
+    assert again == await reading
+    told = {"attempt": 4, "worker": "hand", "at": 0, "after": "1-2", "left": "drained", "checkpoint": None}
+    assert again[3].data == told
+    assert ids(await collect(client.tail(hand.run_id, after="1-2"))) == ["4-0", "4-1", "4-2"]
+
+
+async def test_an_end_of_an_attempt_without_events_is_no_gap(client: Client, hand: HandAttempt) -> None:
+    await hand.emit(1)
+    await hand.leave()
+    await hand.claim()
+    await hand.end()
+    events = await collect(client.tail(hand.run_id))
+    assert [(event.id, event.mode) for event in events][2:] == [("2-0", "end")]
+    assert events[-1].data["after"] == "1-1"
+
+
+async def test_a_run_that_is_stopped_before_it_began_has_its_end_alone_and_no_gap(
+    client: Client, make_hand: Callable[..., Any]
+) -> None:
+    hand: HandAttempt = await make_hand(claim=False)
+    await client.stop(hand.run_id)
+    assert [(event.id, event.mode) for event in await collect(client.tail(hand.run_id))] == [("1-0", "end")]
+
+
+async def test_what_is_missing_before_an_attempt_is_a_gap(
+    client: Client, hand: HandAttempt, redis: Redis, namespace: str
+) -> None:
+    await hand.emit(3)
+    await hand.leave()
+    await hand.claim()
+    await hand.open()
+    await hand.end()
+    await redis.xdel(Keys(namespace).events(hand.run_id), "1-2", "1-3")
+    events = await collect(client.tail(hand.run_id))
+    assert [(event.id, event.mode) for event in events][2:] == [("2-0", "gap"), ("2-0", "attempt"), ("2-1", "end")]
+    assert events[2].data == {"after": "1-1", "before": "2-0"}
+    (gap, *_) = await collect(client.tail(hand.run_id, after="1-2"))
+    assert gap.data == {"after": "1-2", "before": "2-0"}
+    # Who has seen all that was before it misses nothing, though it has gone since.
+    assert ids(await collect(client.tail(hand.run_id, after="1-3"))) == ["2-0", "2-1"]
+
+
+async def test_what_is_missing_before_the_first_event_that_is_left_is_a_gap(
+    client: Client, hand: HandAttempt, redis: Redis, namespace: str
+) -> None:
+    await hand.leave()
+    await hand.claim()
+    await hand.end()
+    await redis.xdel(Keys(namespace).events(hand.run_id), "1-0")
+    (gap, end) = await collect(client.tail(hand.run_id))
+    assert (gap.mode, gap.data, end.id) == ("gap", {"after": "0-0", "before": "2-0"}, "2-0")
+
+
+async def test_live_begins_behind_the_last_event_while_an_attempt_has_written_nothing(
+    client: Client, hand: HandAttempt
+) -> None:
+    await hand.emit(2)
+    await hand.leave()
+    await hand.claim()
+    stream = client.tail(hand.run_id, live=True)
+    step = asyncio.ensure_future(anext(stream))
+    await until(lambda: client.tails_watching == 1, "the reader has joined")
+    assert stream.cursor == "1-2"
+    await hand.open()
+    assert (await step).id == "2-0"
+    await hand.end()
+    assert ids(await collect(stream)) == ["2-1"]
+
+
+async def test_a_reader_may_come_between_two_attempts(client: Client, hand: HandAttempt) -> None:
+    await hand.emit(2)
+    await hand.leave()
+    readers = [asyncio.create_task(collect(client.tail(hand.run_id, after=after))) for after in (None, "1-2", "7-7")]
+    await until(lambda: client.tails_watching == 3, "all wait")
+    await hand.claim()
+    late = asyncio.create_task(collect(client.tail(hand.run_id)))
+    await until(lambda: client.tails_watching == 4, "one more waits")
+    await hand.open()
+    await hand.end()
+    whole = ["1-0", "1-1", "1-2", "2-0", "2-1"]
+    assert [ids(await reader) for reader in readers] == [whole, whole[3:], []]
+    assert ids(await late) == whole

@@ -47,6 +47,7 @@ _WRITE_RETRY = 0.1
 _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
+_ROLLBACK_WITHIN = 30.0
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -251,21 +252,23 @@ class Attempt:
     async def _publish(self, emitted: Any, request: RunRequest, start: Start, final: FinalState) -> None:
         """Publish what was asked for, and is not in the stream already."""
         wanted, marks = frozenset(request.stream_mode), start.marks()
-        origins = Origins() if self._saver is not None else None
+        tells_ns = request.subgraphs or request.version == "v2"
+        origins = Origins(start.finished, tells_ns=tells_ns) if self._saver is not None else None
 
         async def put(placed: Placed) -> None:
             if placed.chunk.mode in wanted and not is_there(placed, marks):
                 await self._publisher.put(placed)
 
-        async for chunk in emitted:
-            self._taken.begin()
-            final.see(chunk)
-            if origins is None:
-                await put(Placed(chunk))
-            else:
-                for placed in origins.place(chunk):
+        try:
+            async for chunk in emitted:
+                self._taken.begin()
+                final.see(chunk)
+                for placed in origins.place(chunk) if origins is not None else (Placed(chunk),):
                     await put(placed)
-            self._taken.end(_result_of(chunk))
+                self._taken.end(_result_of(chunk))
+        finally:
+            # What waits for a chunk that was refused would keep the graph from being closed.
+            self._taken.close()
         for placed in origins.rest() if origins is not None else ():
             await put(placed)
 
@@ -291,7 +294,8 @@ class Attempt:
 
     async def _roll_back(self, saver: Saver, thread_id: str) -> None:
         try:
-            await forget_runs(saver, thread_id, [self.run_id])
+            async with asyncio.timeout(_ROLLBACK_WITHIN):
+                await forget_runs(saver, thread_id, [self.run_id])
         except Exception:
             # The run ends all the same, and the thread keeps what it has saved.
             _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed", self.run_id)
@@ -358,8 +362,8 @@ class _SlowDown(AsyncCallbackHandler):
     event loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for
     ever.
 
-    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
-    that happens: a call would add a twentieth to what a token takes.
+    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is
+    all that happens: a call would add a twentieth to what a token takes.
     """
 
     run_inline = True
@@ -381,7 +385,7 @@ class _SlowDown(AsyncCallbackHandler):
 
 
 def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
-    """Those that were asked for, and those that are needed where nobody asked to see them (`updates`: interrupts)."""
+    """Those that were asked for, and those that are needed though nobody sees them: interrupts are in `updates`."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
 

@@ -20,6 +20,7 @@ from runstream_worker.chunks import Chunk
 from runstream_worker.origins import Placed
 from runstream_worker.past import Entry, Past
 from runstream_worker.redis_saver import RedisSaver
+from runstream_worker.run_saver import listed
 
 
 async def missing_messages(
@@ -52,21 +53,22 @@ async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str
     produced: dict[str, BaseMessage] = {}
     before: set[str] = set()
     newer: CheckpointTuple | None = None
-    async for found in saver.alist(config):
-        if found.metadata.get("run_id") != run_id:
-            # It stopped there to ask: what others of its tasks had said by then was told in its own stream.
-            before |= _ids(messages_in(found))
-            break
-        if newer is None:
-            # What is given is not said: with durability `exit` the user's message is in no checkpoint before this one.
-            produced = {message.id: message for message in messages_in(found) if message.id and message.type != "human"}
-        if found.metadata.get("source") == "input":
-            # The input is in the state with the checkpoint behind this one, in which it still waits.
-            before |= _ids(messages_in(found))
-            if newer is not None and START in _channels(found):
-                before |= _ids(_in(_channels(newer).values()))
-            break
-        newer = found
+    async with listed(saver, config) as checkpoints:
+        async for found in checkpoints:
+            if found.metadata.get("run_id") != run_id:
+                # It stopped there to ask: what others of its tasks had said by then was told in its own stream.
+                before |= _ids(messages_in(found))
+                break
+            if newer is None:
+                # What people say is given: with durability `exit` it is in no checkpoint before this one.
+                produced = {one.id: one for one in messages_in(found) if one.id and one.type != "human"}
+            if found.metadata.get("source") == "input":
+                # The input is in the state with the checkpoint behind this one, in which it still waits.
+                before |= _ids(messages_in(found))
+                if newer is not None and START in _channels(found):
+                    before |= _ids(_in(_channels(newer).values()))
+                break
+            newer = found
     return [message for key, message in produced.items() if key not in before]
 
 

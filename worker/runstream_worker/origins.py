@@ -7,7 +7,7 @@ metadata has the path of its task. (The order and the shapes are those of langgr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -53,11 +53,27 @@ class _Loop:
     running: dict[str, str] = field(default_factory=dict)
     held: list[Chunk] = field(default_factory=list)
 
+    @property
+    def running_planned(self) -> list[str]:
+        return [task for task in self.running if task in self.planned]
+
+    @property
+    def running_calls(self) -> list[str]:
+        return [task for task in self.running if task in self.called]
+
 
 class Origins:
-    """Places the chunks of one attempt, in their order; needs to see those of the modes `tasks` and `checkpoints`."""
+    """Places the chunks of one attempt, in their order; needs to see those of the modes `tasks` and `checkpoints`.
 
-    def __init__(self) -> None:
+    Args:
+        finished: the tasks whose results earlier attempts have saved, and that do not run again.
+        tells_ns: whether chunks of mode `custom` have the namespace that they come from; without subgraphs, LangGraph's
+            version v1 leaves it out.
+    """
+
+    def __init__(self, finished: Collection[str] = (), *, tells_ns: bool = True) -> None:
+        self._finished = finished
+        self._tells_ns = tells_ns
         self._loops: dict[Namespace, _Loop] = {}
         # The tokens of a message come with one and the same metadata.
         self._last_metadata: object = None
@@ -136,7 +152,8 @@ class Origins:
                 return
             # No result follows an update that an earlier attempt has saved; tasks of one name come in their order. Nor
             # does one follow where the graph was told to stop at a node.
-            task = next((task for task, name in loop.running.items() if name == cached), None)
+            named = [task for task, name in loop.running.items() if name == cached]
+            task = next((task for task in named if task in self._finished), named[0] if named else None)
             loop.running.pop(task or "", None)
             yield self._placed(chunk, task, self._after(chunk.ns))
         elif loop.held or not loop.started:
@@ -159,19 +176,23 @@ class Origins:
     def _of_custom(self, chunk: Chunk) -> Placed:
         loop = self._loops.get(chunk.ns)
         if loop is not None and loop.planned:
-            own = [task for task in loop.running if task in loop.planned]
-            return self._placed(chunk, own[0] if len(own) == 1 else None, self._after(chunk.ns))
-        # No graph runs under this name: it is what a task was called by, and the namespace says by which.
+            called = [] if self._tells_ns else loop.running_calls
+            # Who calls others waits for them, and says nothing meanwhile.
+            return self._placed(chunk, _only(called or loop.running_planned), self._after(chunk.ns))
+        # No graph runs under this name: it is that of a task which another one called.
         around = self._loops.get(chunk.ns[:-1]) if chunk.ns else None
-        called = [] if around is None else [task for task in around.running if task in around.called]
-        steps = (*(self._after(chunk.ns[:depth]) for depth in range(len(chunk.ns))), self._after(chunk.ns[:-1]))
-        return Placed(chunk, called[0] if len(called) == 1 else None, steps)
+        task = None if around is None else _only(around.running_calls)
+        return self._placed(chunk, task, self._after(chunk.ns[:-1]))
 
     def _of_debug(self, chunk: Chunk) -> Placed:
         payload = cast("Mapping[str, Any]", chunk.data)["payload"]
         if "metadata" in payload and "tasks" in payload:
             return self._placed(chunk, None, payload["metadata"].get("step"))
         return self._placed(chunk, payload["id"], self._after(chunk.ns))
+
+
+def _only(tasks: list[str]) -> str | None:
+    return tasks[0] if len(tasks) == 1 else None
 
 
 def _task_of_message(metadata: Mapping[str, Any]) -> str | None:

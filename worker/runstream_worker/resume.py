@@ -17,7 +17,7 @@ from runstream.request import RunRequest
 from runstream_worker.completion import messages_in
 from runstream_worker.origins import Namespace, Placed
 from runstream_worker.past import Entry, Mark, Past, mark_of, mark_of_message
-from runstream_worker.run_saver import CONTROL_CHANNELS
+from runstream_worker.run_saver import CONTROL_CHANNELS, listed
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -33,6 +33,8 @@ class Start:
         voids: what of the earlier attempts' events is void, as the attempt event tells it; None for the first attempt.
         past: what of them stands.
         told: the ids of messages that other runs have told.
+        finished: the tasks whose results have been saved and wait for the others of their step.
+        silent: what the graph emits on resuming and would not have emitted otherwise.
     """
 
     goes_on: bool = False
@@ -41,11 +43,13 @@ class Start:
     voids: Mapping[str, Any] | None = None
     past: Past = field(default_factory=Past)
     told: frozenset[str] = frozenset()
+    finished: frozenset[str] = frozenset()
+    silent: frozenset[Mark] = frozenset()
 
     def marks(self) -> frozenset[Mark]:
-        """What is in the stream already, should the graph emit it again."""
-        own = (entry.mark for entry in self.past if entry.mark is not None)
-        return frozenset(own) | {mark_of_message(message_id) for message_id in self.told}
+        """What is in the stream already, or does not belong there, should the graph emit it."""
+        told = map(mark_of_message, self.told)
+        return self.silent.union((entry.mark for entry in self.past if entry.mark is not None), told)
 
 
 def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
@@ -55,9 +59,9 @@ def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
 
 async def first_start(saver: Saver | None, request: RunRequest) -> Start:
     """How a run's first attempt begins."""
-    if saver is None or request.continues is None:
+    if saver is None or not request.continues:
         return Start()
-    saved = Saved(saver, request, {request.continues})
+    saved = Saved(saver, request, request.continues)
     head = await saved.head(())
     if head is None or not saved.is_own(head):
         return Start()
@@ -66,7 +70,7 @@ async def first_start(saver: Saver | None, request: RunRequest) -> Start:
 
 async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past) -> Start:
     """How a later attempt begins, given what the stream has of those before; `past` is left with what stands."""
-    saved = Saved(saver, request, {run_id, *([request.continues] if request.continues else ())})
+    saved = Saved(saver, request, {run_id, *request.continues})
     head = await saved.head(())
     goes_on = head is not None and saved.is_own(head)
     voids = await _voids(past, saved)
@@ -79,6 +83,8 @@ async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past)
         voids=voids,
         past=past,
         told=await _told_in_subgraphs(past, saved) if goes_on_from_another else frozenset(),
+        finished=saved.finished,
+        silent=saved.silent if goes_on else frozenset(),
     )
 
 
@@ -93,7 +99,7 @@ class Saved:
     Args:
         saver: what keeps it.
         request: the run's.
-        run_ids: the run's id, and that of the run which it continues.
+        run_ids: the run's id, and those of runs that it continues.
     """
 
     def __init__(self, saver: Saver, request: RunRequest, run_ids: Collection[str]) -> None:
@@ -116,6 +122,20 @@ class Saved:
             self._heads[ns] = found
         return self._heads[ns]
 
+    @property
+    def finished(self) -> frozenset[str]:
+        """The tasks whose results have been saved and wait for the others of their step, as far as was looked."""
+        return frozenset().union(*(finished_tasks(head) for head in self._heads.values() if head is not None))
+
+    @property
+    def silent(self) -> frozenset[Mark]:
+        """The values at the checkpoints of inputs, which LangGraph shows only where it goes on from one."""
+        return frozenset(
+            ("values", ns, head.metadata["step"])
+            for ns, head in self._heads.items()
+            if head is not None and head.metadata.get("source") == "input"
+        )
+
     def config(self, ns: Namespace = (), checkpoint_id: str | None = None) -> RunnableConfig:
         """What a checkpointer is asked with."""
         place = {"thread_id": self._thread_id, "checkpoint_ns": "|".join(ns)}
@@ -123,9 +143,10 @@ class Saved:
 
     async def told_before(self, ns: Namespace) -> frozenset[str]:
         """The ids of the messages that a namespace had when the run came to it."""
-        async for found in self._saver.alist(self.config(ns)):
-            if not self.is_own(found):
-                return frozenset(message.id for message in messages_in(found) if message.id)
+        async with listed(self._saver, self.config(ns)) as checkpoints:
+            async for found in checkpoints:
+                if not self.is_own(found):
+                    return frozenset(message.id for message in messages_in(found) if message.id)
         return frozenset()
 
     async def has(self, entry: Entry) -> bool:

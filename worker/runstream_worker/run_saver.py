@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -20,7 +21,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage
@@ -159,9 +161,9 @@ class RunSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, the newest first."""
-        found = self._saver.alist(config, filter=filter, before=before, limit=limit)
-        while (one := await self._call(lambda: anext(found, None))) is not None:
-            yield one
+        async with listed(self._saver, config, filter=filter, before=before, limit=limit) as found:
+            while (one := await self._call(lambda: anext(found, None))) is not None:
+                yield one
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -332,15 +334,27 @@ async def forget_runs(saver: BaseCheckpointSaver[Any], thread_id: str, run_ids: 
         await saver.aforget_runs(thread_id, run_ids)
         return
     config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-    newer = False
-    async for found in saver.alist(config):
-        if found.metadata.get("run_id") not in run_ids:
-            if newer:
-                await _put_on_top(saver, found)
-            return
-        newer = True
-    if newer:
+    newer, before = False, None
+    async with listed(saver, config) as found:
+        async for one in found:
+            if one.metadata.get("run_id") not in run_ids:
+                before = one
+                break
+            newer = True
+    if newer and before is not None:
+        await _put_on_top(saver, before)
+    elif newer:
         await saver.adelete_thread(thread_id)
+
+
+def listed(
+    saver: BaseCheckpointSaver[Any], config: RunnableConfig | None, **options: Any
+) -> AbstractAsyncContextManager[AsyncGenerator[CheckpointTuple, None]]:
+    """A checkpointer's checkpoints, the newest first, for as long as the block lasts.
+
+    To be left behind before anything is written: LangGraph's own for SQLite holds its lock from the first to the last.
+    """
+    return aclosing(cast("AsyncGenerator[CheckpointTuple, None]", saver.alist(config, **options)))
 
 
 async def _put_on_top(saver: BaseCheckpointSaver[Any], found: CheckpointTuple) -> None:

@@ -77,6 +77,11 @@ class Runner:
         """The runs that are being executed: attempt by run id. Safe to call from another thread."""
         return {run_id: attempt.number for run_id, (attempt, _) in list(self._attempts.items())}
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more runs."""
+        return self._leaving.is_set()
+
     def start_claiming(self) -> None:
         """Begin to take runs."""
         self._claiming = asyncio.create_task(outlive(self._claim_for_ever), name="runstream-claim")
@@ -155,7 +160,8 @@ class Runner:
             await self._unless_leaving(self._freed.wait())
             return
         next_due = await self._claim(min(free, _CLAIM_AT_ONCE))
-        if next_due == 0:
+        # Who has no slot left does not listen: the stroke would be missing to one that has.
+        if next_due == 0 or len(self._attempts) >= self._means.settings.concurrency:
             return
         poll = self._means.settings.poll_interval
         wait = poll if next_due < 0 else min(next_due, poll)

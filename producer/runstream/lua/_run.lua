@@ -18,6 +18,23 @@ local function tag_of(run)
   return string.match(run, '^(.-):run:')
 end
 
+local function run_ids_of(run)
+  return tag_of(run) .. ':runs'
+end
+
+-- What many runs share lives as long as the longest-lived of them.
+local function outlive(key, ttl)
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- An index of runs drops those whose record has expired: two looks per run that comes keep it at about twice the runs
+-- that exist, wherever in it the expired ones are.
+local function forget_expired(index, tag)
+  for _, id in ipairs(redis.call('ZRANDMEMBER', index, 2)) do
+    if redis.call('EXISTS', tag .. ':run:' .. id) == 0 then redis.call('ZREM', index, id) end
+  end
+end
+
 local function ring(bell)
   -- A bounded bell: a worker that takes a run and leaves others rings on, so more strokes than this tell nothing new.
   if redis.call('LLEN', bell) < 64 then redis.call('RPUSH', bell, '1') end
@@ -26,18 +43,25 @@ end
 
 local function queue_up(run, queue, bell, place)
   redis.call('ZADD', queue, place, run)
+  outlive(queue, redis.call('PTTL', run))
   ring(bell)
 end
 
 -- A thread's line: its runs that have not ended, the one that executes or will be next at the head. Only the head is in
--- a queue. Who stands in it without a record, or after its end, is sent away.
-local function head_of(line)
+-- a queue. Who stands in it without a record, or after its end, is sent away; nobody else calls up the one behind it.
+-- claimant: whoever asks because it has just been taken off its queue.
+local function head_of(line, claimant)
+  local vanished = false
   while true do
     local head = redis.call('ZRANGE', line, 0, 0)[1]
     if not head then return nil end
     local record = redis.pcall('HMGET', head, 'status', 'queue', 'queue_bell', 'place')
-    if not record.err and (record[1] == 'queued' or record[1] == 'running') then return head, record end
+    if not record.err and (record[1] == 'queued' or record[1] == 'running') then
+      if vanished and record[1] == 'queued' and head ~= claimant then queue_up(head, record[2], record[3], record[4]) end
+      return head, record
+    end
     redis.call('ZREM', line, head)
+    vanished = true
   end
 end
 
@@ -78,11 +102,13 @@ local function end_run(run, leases, id, event, status, now, fields)
   if status == 'lost' then
     local dead = tag_of(run) .. ':dead'
     kept = math.max(kept, DEAD_TTL)
+    forget_expired(dead, tag_of(run))
     redis.call('ZADD', dead, now, string.sub(run, #tag_of(run) + #':run:' + 1))
-    if redis.call('PTTL', dead) < kept then redis.call('PEXPIRE', dead, kept) end
+    outlive(dead, kept)
   end
   redis.call('PEXPIRE', run, kept)
   redis.call('PEXPIRE', run .. ':events', kept)
+  outlive(run_ids_of(run), kept)
   if record[4] then
     redis.call('ZREM', record[4], run)
     call_up(record[4])
@@ -115,10 +141,12 @@ end
 
 -- Asks that a run end. One that nobody executes ends here and now; otherwise its worker's bell rings.
 local function stop_run(run, leases, reason, action, now)
-  local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop')
+  local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop', 'stop_action')
   local status = record[1]
   if not status then return {'missing'} end
   if status ~= 'queued' and status ~= 'running' then return {'ended', status} end
+  -- The first reason is told; whoever wants it undone gets that.
+  if record[5] == 'rollback' then action = 'rollback' end
   if status == 'running' then
     local expires = redis.call('ZSCORE', leases, run)
     if expires and tonumber(expires) >= now then
@@ -138,7 +166,7 @@ end
 -- the next one. Returns 'stopped' | 'lost' | 'queued'.
 local function leave(run, leases, cause, failed, message, now, delay)
   local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
-    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held')
+    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held', 'line')
   local holders = record[4] and cjson.decode(record[4]) or {}
   -- A run that is handed on and on keeps what it is told of the last ones.
   if #holders >= 50 then table.remove(holders, 1) end
@@ -157,14 +185,13 @@ local function leave(run, leases, cause, failed, message, now, delay)
     return 'lost'
   end
   if record[13] then redis.call('SREM', record[13], run) end
-  local ttl = tonumber(record[12])
+  local wait = tonumber(record[12])
+  local ttl = wait + 86400000
   redis.call('HSET', run, 'status', 'queued')
   redis.call('HDEL', run, 'held', 'bell')
-  redis.call('ZADD', leases, now + ttl, run)
-  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl + 86400000) end
+  redis.call('ZADD', leases, now + wait, run)
+  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({leases, run_ids_of(run), record[14] or leases}) do outlive(key, ttl) end
   queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
-  for _, key in ipairs({leases, record[9]}) do
-    if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
-  end
   return 'queued'
 end

@@ -6,7 +6,7 @@
 -- Returns {lost, stop}: the run keys that the worker no longer holds; and run key, reason, action of those to be stopped.
 --#include _run.lua
 local now = now_ms()
-local runs = 6 + 2 * ARGV[5]
+local runs, ttl = 6 + 2 * ARGV[5], tonumber(ARGV[4])
 redis.call('HSET', KEYS[3], 'beat_at', now, unpack(ARGV, 6, runs - 1))
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
@@ -18,9 +18,9 @@ for i = runs, #ARGV, 2 do
   if record[1] == 'running' and record[2] == ARGV[i + 1] and record[3] == ARGV[1] then
     redis.call('ZADD', KEYS[1], now + ARGV[2], run)
     -- A run may last longer than its keys were given to live.
-    redis.call('PEXPIRE', run, ARGV[4])
-    redis.call('PEXPIRE', run .. ':events', ARGV[4])
-    if record[6] and redis.call('PTTL', record[6]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', record[6], ARGV[4]) end
+    redis.call('PEXPIRE', run, ttl)
+    redis.call('PEXPIRE', run .. ':events', ttl)
+    if record[6] then outlive(record[6], ttl) end
     if record[4] then
       stop[#stop + 1] = run
       stop[#stop + 1] = record[4]
@@ -30,5 +30,8 @@ for i = runs, #ARGV, 2 do
     lost[#lost + 1] = run
   end
 end
-if #ARGV >= runs and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+if #ARGV >= runs then
+  outlive(KEYS[1], ttl)
+  outlive(run_ids_of(ARGV[runs]), ttl)
+end
 return {lost, stop}

@@ -11,6 +11,7 @@
 --#include _run.lua
 local now = now_ms()
 local limit = tonumber(ARGV[2])
+local ttl = tonumber(ARGV[4])
 local claimed, dropped = {}, {}
 
 local function hand_out(run, attempt, request, after, left, line)
@@ -48,12 +49,12 @@ local function start(queue, run)
   end
   local line = record[6]
   if line then
-    local head = head_of(line)
+    local head = head_of(line, run)
     -- Not its turn: it is called up when the one before it ends.
     if head and head ~= run then return end
     -- Who has begun stays at the head, whatever happens, until the run has ended.
     redis.call('ZADD', line, 0, run)
-    if redis.call('PTTL', line) < tonumber(ARGV[4]) then redis.call('PEXPIRE', line, ARGV[4]) end
+    outlive(line, ttl)
   end
   local attempt = tonumber(record[2]) + 1
   local after = last_id(record[2], record[3], record[7])
@@ -70,8 +71,9 @@ local function start(queue, run)
     redis.call('XADD', run .. ':events', attempt .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
     redis.call('HSET', run, 'seq', 0)
   end
-  redis.call('PEXPIRE', run, ARGV[4])
-  redis.call('PEXPIRE', run .. ':events', ARGV[4])
+  redis.call('PEXPIRE', run, ttl)
+  redis.call('PEXPIRE', run .. ':events', ttl)
+  outlive(run_ids_of(run), ttl)
   hand_out(run, attempt, record[4], after, record[8], line)
 end
 
@@ -87,8 +89,8 @@ for _, entry in ipairs(due) do
   start(entry[2], entry[3])
 end
 if #claimed > 0 then
-  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
-  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+  outlive(KEYS[1], ttl)
+  redis.call('PEXPIRE', KEYS[2], ttl)
 end
 
 -- What is left wakes the next idle worker; where nothing is due, strokes that are still there mean nothing.

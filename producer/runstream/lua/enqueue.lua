@@ -48,11 +48,7 @@ redis.call('ZADD', leases, math.floor(deadline), KEYS[1])
 redis.call('ZADD', line, place, KEYS[1])
 local kept = ttl + tonumber(ARGV[8])
 if KEYS[6] ~= KEYS[1] then redis.call('SET', KEYS[6], ARGV[1], 'PX', kept) end
--- The index of runs drops those whose record has expired: two looks per run that comes keep it at about twice the runs
--- that exist, wherever in it the expired ones are.
-for _, id in ipairs(redis.call('ZRANDMEMBER', KEYS[5], 2)) do
-  if redis.call('EXISTS', string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. id) == 0 then redis.call('ZREM', KEYS[5], id) end
-end
+forget_expired(KEYS[5], tag_of(KEYS[1]))
 
 if head and (strategy == 'interrupt' or strategy == 'rollback') then
   for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
@@ -67,7 +63,5 @@ if first == KEYS[1] then
   local queue = second and redis.call('HGET', second, 'queue')
   if queue then redis.call('ZREM', queue, second) end
 end
-for _, key in ipairs({KEYS[3], KEYS[5], line, leases}) do
-  if redis.call('PTTL', key) < kept then redis.call('PEXPIRE', key, kept) end
-end
+for _, key in ipairs({KEYS[3], KEYS[5], line, leases}) do outlive(key, kept) end
 return {'new', ARGV[1]}
