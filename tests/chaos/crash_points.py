@@ -166,7 +166,7 @@ async def crash(what: Crash, redis_url: str, workers: Fleet) -> Outcome:
 
 
 async def crash_everywhere(
-    crashes: Sequence[Crash], redis_url: str, workers: Fleet, *, at_once: int = 3
+    crashes: Sequence[Crash], redis_url: str, workers: Fleet, *, at_once: int = 5
 ) -> list[Outcome]:
     """Several, some at a time."""
     gate = asyncio.Semaphore(at_once)
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--family", action="append", choices=list(FAMILIES))
     parser.add_argument("--durability", action="append", choices=["sync", "async", "exit"])
     parser.add_argument("--step", type=int, default=1, help="only every so many-th point (1)")
-    parser.add_argument("--at-once", type=int, default=3, help="how many at a time (3)")
+    parser.add_argument("--at-once", type=int, default=5, help="how many at a time (5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what came of it here")
     arguments = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="runstream-crashes-"))
