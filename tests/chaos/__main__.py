@@ -22,6 +22,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, default=12, help="threads at work at a time (12)")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two faults, on average (1)")
     parser.add_argument("--lease", type=float, default=3.0, help="of the workers, in seconds (3)")
+    parser.add_argument("--power-cuts", action="store_true", help="let Redis lose what it has acknowledged, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--folder", type=Path, help="keep logs and faulty histories here")
     return parser.parse_args(argv)
@@ -31,7 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 when something was violated."""
     arguments = _arguments(argv)
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    chaos = Chaos(seed, arguments.seconds, arguments.workers, arguments.conversations, arguments.every, arguments.lease)
+    chaos = Chaos(
+        seed,
+        arguments.seconds,
+        workers=arguments.workers,
+        conversations=arguments.conversations,
+        every=arguments.every,
+        lease=arguments.lease,
+        power_cuts=arguments.power_cuts,
+    )
     print(chaos, flush=True)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="runstream-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ KINDS: Final[Mapping[str, float]] = {
     "restart redis": 0.5,
 }
 """The faults, and how often one happens among the others."""
+POWER_CUT: Final = "cut power"
+"""What loses up to a second of what Redis has acknowledged, as when its machine crashes (`appendfsync everysec`)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Fault:
 
     Attributes:
         at: seconds after the beginning.
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or `POWER_CUT`.
         target: which worker, as a part of their number.
         length: how long it lasts, as a part of the longest time that such a fault lasts.
     """
@@ -50,12 +53,13 @@ class Fault:
     length: float
 
 
-def schedule(seed: int, seconds: float, *, every: float) -> Iterator[Fault]:
+def schedule(seed: int, seconds: float, *, every: float, power_cuts: bool = False) -> Iterator[Fault]:
     """The faults of so many seconds, one `every` so many on average; the same for the same seed."""
     random = Random(seed)
+    kinds = {**KINDS, **({POWER_CUT: 1.0} if power_cuts else {})}
     at = random.expovariate(1 / every)
     while at < seconds:
-        kind = random.choices(list(KINDS), weights=list(KINDS.values()))[0]
+        kind = random.choices(list(kinds), weights=list(kinds.values()))[0]
         yield Fault(at, kind, random.random(), random.random())
         at += random.expovariate(1 / every)
 
@@ -97,6 +101,7 @@ class Troublemaker:
             "cut readers": self._cut_readers,
             "flush scripts": self._flush_scripts,
             "restart redis": self._restart_redis,
+            POWER_CUT: self._cut_power,
         }
 
     async def start(self) -> None:
@@ -155,11 +160,13 @@ class Troublemaker:
                 async with asyncio.timeout(20 + length):
                     await worker.ended.wait()
             except TimeoutError:
-                self.odd_ends.append(f"worker {worker.worker_id} did not leave within 20 s (frozen: {worker.frozen})")
+                self.odd_ends.append(f"{worker.log.name}: it did not leave within 20 s (frozen: {worker.frozen})")
+                worker.send(signal.SIGUSR2)
+                await asyncio.sleep(1)
                 self._kill_now(slot)
             else:
                 if worker.code not in (0, -9):
-                    self.odd_ends.append(f"worker {worker.worker_id} left with exit code {worker.code}")
+                    self.odd_ends.append(f"{worker.log.name}: it left with exit code {worker.code}")
             await self._renew(slot)
 
     async def _leave_all(self, _: int, length: float) -> None:
@@ -224,4 +231,11 @@ class Troublemaker:
         async with self._redis_is_up:
             await self._server.kill()
             await asyncio.sleep(0.1 + length * 2)
+            await self._server.start()
+
+    async def _cut_power(self, _: int, length: float) -> None:
+        async with self._redis_is_up:
+            written = self._server.written()
+            await asyncio.sleep(length)
+            await self._server.cut_power(written)
             await self._server.start()

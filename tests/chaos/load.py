@@ -26,10 +26,12 @@ from tests.support.oracle import (
     violations,
     voided,
 )
+from tests.support.waiting import until
 
 from runstream import Client, Run
 from runstream.faults import patiently
 from runstream.keys import Keys
+from runstream.model import StopAction, Strategy
 from runstream.text import text_of
 
 _MODES: Final = (
@@ -54,6 +56,8 @@ class Plan:
         turns: how many inputs it is given, each in a run of its own; where the graph asks, one more for each answer.
         at_once: whether all runs are enqueued together, and wait in line.
         stopped: the number of the run that somebody stops while it goes on, if any.
+        action: what becomes of what that run has saved.
+        strategy: LangGraph's `multitask_strategy` of the last run.
         options: of every run.
         words: how much the models say.
         pause: between two words, in seconds.
@@ -63,6 +67,8 @@ class Plan:
     turns: int = 1
     at_once: bool = False
     stopped: int | None = None
+    action: StopAction = "interrupt"
+    strategy: Strategy = "enqueue"
     options: dict[str, Any] = field(default_factory=dict)
     words: int = 12
     pause: float = 0.004
@@ -84,6 +90,8 @@ class Plan:
             turns,
             at_once=family not in ASKING and random.random() < 0.6,
             stopped=random.randrange(turns) if random.random() < 0.1 else None,
+            action=random.choice(("interrupt", "rollback")),
+            strategy=random.choices(("enqueue", "interrupt", "rollback"), weights=(8, 1, 1))[0],
             options=options,
             words=random.choice((4, 12, 30)),
             pause=random.choice((0.002, 0.005, 0.02)),
@@ -100,6 +108,7 @@ class Ground:
         redis: looks at what is stored.
         keys: of the namespace.
         saver: has the checkpoints.
+        forgets: Redis may lose what it has acknowledged; then readers have seen what is not there any more.
     """
 
     client: Client
@@ -107,6 +116,7 @@ class Ground:
     redis: Redis
     keys: Keys
     saver: BaseCheckpointSaver[Any]
+    forgets: bool = False
 
 
 @dataclass
@@ -182,16 +192,18 @@ class Conversation:
 
     async def _ask(self, turn: int) -> Run:
         question = f"question {turn} {secrets.token_hex(4)}"
-        run = await self._enqueue({"messages": [{"role": "user", "content": question}]}, question)
+        strategy = self._plan.strategy if turn == self._plan.turns - 1 else "enqueue"
+        given = {"messages": [{"role": "user", "content": question}]}
+        run = await self._enqueue(given, question, multitask_strategy=strategy)
         if self._plan.stopped == turn:
             self._group.create_task(self._stop(run))
         return run
 
-    async def _enqueue(self, given: Any, question: str | None) -> Run:
+    async def _enqueue(self, given: Any, question: str | None, **options: Any) -> Run:
         plan, ground = self._plan, self._ground
-        configurable = {"words": plan.words, "pause": plan.pause}
+        config = {"configurable": {"words": plan.words, "pause": plan.pause}}
         run = await ground.client.enqueue(
-            plan.family, given, thread_id=self._thread, config={"configurable": configurable}, **plan.options
+            plan.family, given, thread_id=self._thread, config=config, **plan.options, **options
         )
         self._asked.append((run, question))
         self._readers.append(self._group.create_task(self._read(run)))
@@ -208,7 +220,7 @@ class Conversation:
 
     async def _stop(self, run: Run) -> None:
         await asyncio.sleep(self._random.random())
-        await self._ground.client.stop(run.run_id, reason="enough")
+        await self._ground.client.stop(run.run_id, reason="enough", action=self._plan.action)
 
     async def _over(self, run: Run) -> None:
         """Wait until a run has ended; where it asks, answer, and wait until that has."""
@@ -222,7 +234,12 @@ class Conversation:
     async def _capture(self) -> Capture:
         return await patiently(lambda: capture(self._graph, self._thread), _PATIENCE)
 
+    async def _all_ended(self) -> bool:
+        return all([(await self._ground.client.get(run.run_id)).status.ended for run, _ in self._asked])
+
     async def _judged(self) -> Verdict:
+        if self._ground.forgets:
+            await until(self._all_ended, "all runs have ended once more", _PATIENCE)
         seen = await self._capture()
         runs: list[History] = []
         before = State()
@@ -236,7 +253,7 @@ class Conversation:
     async def _history(self, run: Run, question: str | None, recordings: list[Recording]) -> History:
         plan, ground = self._plan, self._ground
         ends = {"success", "interrupted"} if plan.family in ASKING else {"success"}
-        if plan.stopped is not None:
+        if plan.stopped is not None or (plan.at_once and plan.strategy != "enqueue"):
             ends.add("stopped")
         if plan.options.get("max_attempts", 3) < _MOST_ATTEMPTS:
             ends.add("lost")
@@ -251,6 +268,6 @@ class Conversation:
             record=await patiently(lambda: read_record(ground.redis, ground.keys, run.run_id), _PATIENCE),
             after=State(),
             inputs=() if question is None else (question,),
-            recordings=recordings,
+            recordings=() if ground.forgets else recordings,
             alone=plan.family in ALONE,
         )

@@ -22,7 +22,7 @@ async def read(client: Client, run_id: str, name: str, random: Random) -> Record
     while True:
         stream = client.tail(run_id, live=True) if live else client.tail(run_id, after=after)
         events, ended = await _stay(stream, random)
-        segments.append(Segment(after, live, events, left=not ended))
+        segments.append(Segment(after, live, events, left=not ended, cursor=stream.cursor))
         if ended:
             return Recording(name, segments)
         after, live = stream.cursor, live and stream.cursor is None

@@ -285,7 +285,8 @@ READERS: list[tuple[str, Callable[[list[Event]], list[Segment]], str]] = [
         lambda events: [Segment(None, False, events[:5], left=True), Segment("1-4", False, events[6:])],
         "it missed ['1-5']",
     ),
-    ("never saw the end", lambda events: [Segment(None, False, events[:-1])], "it read to the end"),
+    ("never saw the end", lambda events: [Segment(None, False, events[:-1])], "it read to the end, and stood at 2-"),
+    ("saw nothing", lambda events: [Segment(None, True, [], cursor="1-4")], "it read to the end, and stood at 1-4"),
     (
         "was told of a gap",
         lambda events: [
@@ -345,3 +346,13 @@ def test_runs_that_take_turns_are_good() -> None:
 def test_runs_in_each_others_way_are_found(runs: list[History], checkpoints: list[Saved], told: str) -> None:
     found = violations(runs, checkpoints)
     assert any(told in one for one in found), found
+
+
+def test_what_was_rolled_back_and_stays_is_found() -> None:
+    stopped = turn("r1", 10, 20, 1)
+    stopped = dataclasses.replace(stopped, record={**stopped.record, "status": "stopped", "stop_action": "rollback"})
+    told = "run r1 was rolled back, and the state after r2 has"
+    assert any(told in one for one in violations([stopped, turn("r2", 20, 30, 2)], line("r2")))
+    clean = turn("r2", 20, 30, 2, State())
+    found = violations([dataclasses.replace(stopped, after=State()), clean], line("r2"))
+    assert not any(told in one for one in found), found

@@ -101,10 +101,17 @@ def _work(order: dict[str, Any]) -> None:
     logging.getLogger("arq").setLevel(logging.WARNING)
 
     async def ready(ctx: dict[Any, Any]) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, _tell_what_is_going_on)
         os.write(told, json.dumps({"ready": os.getpid(), "worker": ctx["runner"].worker_id}).encode() + b"\n")
 
     tune_collector()
     asyncio.run(serve_process(_SOURCES, WorkerSettings(**order["settings"]), on_startup=ready))
+
+
+def _tell_what_is_going_on() -> None:
+    """Write down where every task of the process is: for whoever wonders why it does not end."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 def _tell(**what: int) -> None:

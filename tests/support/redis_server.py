@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -72,6 +73,17 @@ class RedisServer:
         )
         async with Redis.from_url(self.url) as redis:
             await until(lambda: _answers(redis), "Redis answers")
+
+    def written(self) -> dict[Path, int]:
+        """How long its append-only files are at this moment."""
+        return {path: path.stat().st_size for path in self._folder.rglob("*.aof")}
+
+    async def cut_power(self, written: dict[Path, int]) -> None:
+        """Kill it, and take from its files what came after they were that long: it had not got to the disk."""
+        await self.kill()
+        for path, length in written.items():
+            if path.exists() and path.stat().st_size > length:
+                os.truncate(path, length)
 
     async def kill(self) -> None:
         """Kill it, as `kill -9` does."""

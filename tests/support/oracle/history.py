@@ -82,12 +82,14 @@ class Segment:
         live: it began with what came from then on.
         events: what it was given.
         left: it went away by itself, before the end.
+        cursor: where it stood then, if it was given nothing.
     """
 
     after: str | None
     live: bool
     events: Sequence[Event]
     left: bool = False
+    cursor: str | None = None
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,11 @@ def _recording(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
     for segment in recording.segments:
         yield from _segment(segment, stored, place)
     if recording.segments and not recording.segments[-1].left:
-        seen = [event for segment in recording.segments for event in segment.events]
-        if not seen or seen[-1].mode != "end":
-            yield f"it read to the end, and its last event is {seen[-1].id if seen else None}"
+        stood = recording.segments[-1].cursor
+        for segment in recording.segments:
+            stood = segment.events[-1].id if segment.events else stood
+        if not stored or stood != stored[-1].id:
+            yield f"it read to the end, and stood at {stood}"
 
 
 def _segment(segment: Segment, stored: Sequence[Event], place: Mapping[str, int]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 
 from tests.support.oracle.history import History, Saved
+from tests.support.oracle.state import fold
 
 
 def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> Iterator[str]:
@@ -23,6 +24,9 @@ def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> 
         if not ended or ended > started:
             yield f"run {second.run_id} began at {started}, while {first.run_id} had not ended (at {ended or None})"
         yield from _kept(first, second)
+    for at, run in enumerate(begun[:-1]):
+        if run.record.get("stop_action") == "rollback" and run.record.get("status") == "stopped":
+            yield from _rolled_back(run, begun[at + 1])
     yield from _line(checkpoints)
     yield from _turns([run.run_id for run in begun], checkpoints)
 
@@ -32,6 +36,14 @@ def _kept(first: History, second: History) -> Iterator[str]:
     gone = [said.id for said in first.after.messages if said.id not in now]
     if gone:
         yield f"messages {gone} of run {first.run_id} are not in the state after {second.run_id}"
+
+
+def _rolled_back(run: History, later: History) -> Iterator[str]:
+    """Nothing of it is in the state."""
+    said = fold(run.stored)
+    left = [one for one in later.after.messages if one.id in said or (one.type == "human" and one.text in run.inputs)]
+    if left:
+        yield f"run {run.run_id} was rolled back, and the state after {later.run_id} has {left}"
 
 
 def _line(checkpoints: Sequence[Saved]) -> Iterator[str]:
