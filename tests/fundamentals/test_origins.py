@@ -47,7 +47,7 @@ async def steps_of_tasks(saver: InMemorySaver) -> dict[str, tuple[str, int]]:
 
 
 async def values_of_steps(saver: InMemorySaver) -> dict[tuple[str, int], Any]:
-    found = {}
+    found: dict[tuple[str, int], Any] = {}
     async for kept in saver.alist({"configurable": {"thread_id": "t"}}):
         key = (kept.config["configurable"]["checkpoint_ns"], kept.metadata["step"])
         found.setdefault(key, kept.checkpoint["channel_values"])

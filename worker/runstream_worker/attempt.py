@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from runstream.errors import ProtocolError, RunstreamError
-from runstream.faults import is_passing
+from runstream.faults import is_passing, patiently
 from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
@@ -34,13 +34,14 @@ from runstream_worker.chunks import Chunk, chunks
 from runstream_worker.completion import missing_messages
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause, Guard
+from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
 from runstream_worker.outbox import Outbox, Publisher
 from runstream_worker.outcome import FinalState, GivenBack, NothingToGoOnFrom, Outcome, broken_off, failed
 from runstream_worker.past import Past
 from runstream_worker.redis_saver import Fence
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
-from runstream_worker.run_saver import CheckpointerFailed, RunSaver, Taken, forget_runs
+from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
 
 _WRITE_RETRY = 0.1
@@ -48,6 +49,7 @@ _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
 _ROLLBACK_WITHIN = 30.0
+_START_WITHIN = 30.0
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -157,7 +159,7 @@ class Attempt:
         error = work.exception()
         if error is None:
             return work.result()
-        if isinstance(error, CheckpointerFailed):
+        if isinstance(error, Unavailable):
             _logger.warning("run %s is given back: %s", self.run_id, error)
         elif not isinstance(error, RunstreamError | EmptyInputError | GraphDrained):
             _logger.warning("run %s: the graph raised", self.run_id, exc_info=error)
@@ -214,13 +216,26 @@ class Attempt:
         return graph.copy(update={"checkpointer": saver, "stream_eager": True}), saver
 
     async def _start(self, request: RunRequest) -> Start:
-        """Find out how to begin; from the second attempt on, publish it."""
+        """Find out how to begin; from the second attempt on, publish it.
+
+        Raises:
+            Unavailable: the stream or the saved state cannot be read.
+            NothingToGoOnFrom: the graph keeps no checkpoints, and the run may not start over.
+        """
+        try:
+            return await self._found_start(request)
+        except Exception as error:
+            if is_infrastructure(error):
+                raise Unavailable.because_of("cannot find out how to go on", error) from error
+            raise
+
+    async def _found_start(self, request: RunRequest) -> Start:
         if self._claimed.undo and self._saver is not None:
             await forget_runs(self._saver, request.thread_id, self._claimed.undo)
             await self._means.scripts.undone(request.thread_id, self._claimed.undo)
         if self._is_first:
             return await first_start(self._saver, request)
-        past = Past.of(await self._means.scripts.events(self.run_id))
+        past = Past.of(await patiently(lambda: self._means.scripts.events(self.run_id), _START_WITHIN))
         if self._saver is not None:
             start = await next_start(self._saver, request, self.run_id, past)
         elif self._may_start_over(request):
