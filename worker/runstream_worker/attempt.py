@@ -32,7 +32,7 @@ from runstream.tasks import cancel
 from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.chunks import Chunk, chunks
 from runstream_worker.completion import missing_messages
-from runstream_worker.graphs import GraphSource
+from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
@@ -50,6 +50,7 @@ _CANCEL_AGAIN_AFTER = 0.5
 _FAULT_DELAY_MAX = 30.0
 _ROLLBACK_WITHIN = 30.0
 _START_WITHIN = 30.0
+_SHOWN_AS_STATE = frozenset(("checkpoints", "debug"))
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -176,7 +177,7 @@ class Attempt:
         config = self._config(request, [final, _SlowDown(self._publisher)])
         keep_own = self._means.settings.checkpointer_url is None
         async with source.open(config, self._means.checkpointer, keep_own=keep_own) as opened:
-            graph, saver = self._with_saver(opened)
+            graph, saver = self._with_saver(opened, request)
             start = await self._start(request)
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
@@ -204,7 +205,7 @@ class Attempt:
         more = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
         return cast("RunnableConfig", {**request.config, **more})
 
-    def _with_saver(self, graph: Graph) -> tuple[Graph, RunSaver | None]:
+    def _with_saver(self, graph: Graph, request: RunRequest) -> tuple[Graph, RunSaver | None]:
         """The graph with a checkpointer that belongs to this attempt, if it has any."""
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             return graph, None
@@ -213,7 +214,11 @@ class Attempt:
             self._control.request_drain()
         saver = RunSaver(self._saver, self._hold, self._publisher, self._taken, self._means.scripts)
         # Eager: what a task has emitted is handed out when it ends, not when its step does.
-        return graph.copy(update={"checkpointer": saver, "stream_eager": True}), saver
+        changes: dict[str, object] = {"checkpointer": saver, "stream_eager": True}
+        if _SHOWN_AS_STATE.isdisjoint(request.stream_mode):
+            # With v2 these show the state in its class, which has required fields that may be written later only.
+            changes["_state_mapper"] = None
+        return graph_with(graph, **changes), saver
 
     async def _start(self, request: RunRequest) -> Start:
         """Find out how to begin; from the second attempt on, publish it.
