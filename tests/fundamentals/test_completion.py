@@ -11,11 +11,9 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from runstream.request import RunRequest
 from runstream_worker.completion import missing_messages
 from runstream_worker.past import Past
 
-REQUEST = RunRequest(graph="g", thread_id="t", stream_mode=["messages"])
 RUN = "run-2"
 
 
@@ -48,7 +46,7 @@ def past(*events: dict[str, Any]) -> Past:
 
 async def completed(saver: InMemorySaver, said: Past) -> list[tuple[str, str, str | None]]:
     """Type, text and task of what is published."""
-    found = [placed async for placed in missing_messages(saver, REQUEST, RUN, said)]
+    found = [placed async for placed in missing_messages(saver, "t", RUN, said, ())]
     return [(type(p.chunk.data[0]).__name__, p.chunk.data[0].text, p.task) for p in found]  # type: ignore[index]
 
 

@@ -249,7 +249,8 @@ class Attempt:
             raise NothingToGoOnFrom(request.graph)
         await self._publisher.put_bytes(self._attempt_event(start), "attempt")
         if self._saver is not None and "messages" in request.stream_mode:
-            async for placed in missing_messages(self._saver, request, self.run_id, start.past):
+            lacking = missing_messages(self._saver, request.thread_id, self.run_id, start.past, start.told)
+            async for placed in lacking:
                 await self._publisher.put(placed)
         return start
 

@@ -1,7 +1,8 @@
 """Messages that have been saved and are not, or not wholly, in the stream.
 
 A worker saves only what it has published, so none is, unless Redis has lost events that a checkpointer elsewhere has
-outlived. Then the next attempt says the rest.
+outlived. Then the next attempt says the rest. (Checkpoints in the same Redis are lost before the events that they stand
+for are: what Redis has after a crash, or a replica after a failover, is what was written up to some moment.)
 """
 
 from __future__ import annotations
@@ -14,23 +15,33 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.constants import START
 
-from runstream.request import RunRequest
 from runstream_worker.chunks import Chunk
 from runstream_worker.origins import Placed
 from runstream_worker.past import Entry, Past
+from runstream_worker.redis_saver import RedisSaver
 from runstream_worker.run_saver import listed
 
 
 async def missing_messages(
-    saver: BaseCheckpointSaver[Any], request: RunRequest, run_id: str, past: Past
+    saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str, past: Past, told: Collection[str]
 ) -> AsyncIterator[Placed]:
-    """What the stream lacks of the messages that the run has saved at the root."""
+    """What the stream lacks of the messages that the run has saved at the root, where it can lack any.
+
+    Args:
+        saver: has the checkpoints.
+        thread_id: the run's thread.
+        run_id: the run.
+        past: what the stream has of it.
+        told: the ids of messages that other runs' streams have.
+    """
+    if isinstance(saver, RedisSaver) and saver.is_fenced:
+        return
     said = [entry for entry in past if entry.mode == "messages"]
-    produced = await _produced(saver, request.thread_id, run_id)
+    produced = await _produced(saver, thread_id, run_id)
     saved_ids = {message.id for message in produced}
     for message in produced:
         placed = _rest(message, _said_of(message, said, saved_ids))
-        if placed is not None:
+        if placed is not None and message.id not in told:
             yield placed
 
 
@@ -58,7 +69,7 @@ def _text(entries: Sequence[Entry]) -> str:
 
 
 async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str) -> list[BaseMessage]:
-    """The messages that this run has added to the thread."""
+    """The messages that this run's nodes have added to the thread."""
     config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
     produced: dict[str, BaseMessage] = {}
     before: set[str] = set()
@@ -66,14 +77,17 @@ async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str
     async with listed(saver, config) as checkpoints:
         async for found in checkpoints:
             if found.metadata.get("run_id") != run_id:
-                before |= _ids(found)
+                # It stopped there to ask: what others of its tasks had said by then was told in its own stream.
+                before |= _ids(messages_in(found))
                 break
             if newer is None:
-                pending = [value for _, _, value in found.pending_writes or ()]
-                produced = {message.id: message for message in _in([*_values(found), *pending]) if message.id}
+                # What people say is given: with durability `exit` it is in no checkpoint before this one.
+                produced = {one.id: one for one in messages_in(found) if one.id and one.type != "human"}
             if found.metadata.get("source") == "input":
                 # The input is in the state with the checkpoint behind this one, in which it still waits.
-                before |= _ids(found) | (_ids(newer) if newer is not None and START in _channels(found) else set())
+                before |= _ids(messages_in(found))
+                if newer is not None and START in _channels(found):
+                    before |= _ids(_in(_channels(newer).values()))
                 break
             newer = found
     return [message for key, message in produced.items() if key not in before]
@@ -83,12 +97,13 @@ def _channels(found: CheckpointTuple) -> dict[str, Any]:
     return found.checkpoint["channel_values"]
 
 
-def _ids(found: CheckpointTuple) -> set[str]:
-    return {message.id for message in _in(_values(found)) if message.id}
+def _ids(messages: Iterable[BaseMessage]) -> set[str]:
+    return {message.id for message in messages if message.id}
 
 
-def _values(found: CheckpointTuple) -> list[Any]:
-    return list(_channels(found).values())
+def messages_in(found: CheckpointTuple) -> Iterator[BaseMessage]:
+    """The messages of a checkpoint: of the values, and those that tasks have written towards the next ones."""
+    return _in([*_channels(found).values(), *(value for _, _, value in found.pending_writes or ())])
 
 
 def _in(values: Iterable[Any]) -> Iterator[BaseMessage]:

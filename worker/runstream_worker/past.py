@@ -124,8 +124,13 @@ def mark_of(placed: Placed) -> Mark | None:
         message = chunk.data[0]  # type: ignore[index] # the pair of message and metadata
         # The chunks of a message come from a model that is at work; a whole message may be of a finished subgraph.
         is_whole = not type(message).__name__.endswith("Chunk")
-        return ("messages", message.id) if is_whole else None
+        return mark_of_message(message.id) if is_whole else None
     return _mark(chunk.mode, chunk.ns, placed.task, placed.steps, chunk.data)
+
+
+def mark_of_message(message_id: str | None) -> Mark:
+    """The mark of a message."""
+    return ("messages", message_id)
 
 
 def _mark(mode: str, ns: Namespace, task: str | None, steps: tuple[int | None, ...], data: Any) -> Mark | None:
@@ -139,6 +144,6 @@ def _mark(mode: str, ns: Namespace, task: str | None, steps: tuple[int | None, .
         case "debug":
             return (mode, data["type"], ns, task, steps[-1:])
         case "messages":
-            return (mode, data[0].get("id"))
+            return mark_of_message(data[0].get("id"))
         case _:
             return None

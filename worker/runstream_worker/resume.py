@@ -14,9 +14,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from runstream.request import RunRequest
+from runstream_worker.completion import messages_in
 from runstream_worker.origins import Namespace, Placed
-from runstream_worker.past import Entry, Mark, Past, mark_of
-from runstream_worker.run_saver import CONTROL_CHANNELS
+from runstream_worker.past import Entry, Mark, Past, mark_of, mark_of_message
+from runstream_worker.run_saver import CONTROL_CHANNELS, listed
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -31,6 +32,7 @@ class Start:
         checkpoint: the id of the checkpoint that it goes on from; None where there is none.
         voids: what of the earlier attempts' events is void, as the attempt event tells it; None for the first attempt.
         past: what of them stands.
+        told: the ids of messages that other runs have told.
         finished: the tasks whose results have been saved and wait for the others of their step.
         silent: what the graph emits on resuming and would not have emitted otherwise.
     """
@@ -40,12 +42,14 @@ class Start:
     checkpoint: str | None = None
     voids: Mapping[str, Any] | None = None
     past: Past = field(default_factory=Past)
+    told: frozenset[str] = frozenset()
     finished: frozenset[str] = frozenset()
     silent: frozenset[Mark] = frozenset()
 
     def marks(self) -> frozenset[Mark]:
         """What is in the stream already, or does not belong there, should the graph emit it."""
-        return self.silent.union(entry.mark for entry in self.past if entry.mark is not None)
+        told = map(mark_of_message, self.told)
+        return self.silent.union((entry.mark for entry in self.past if entry.mark is not None), told)
 
 
 def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
@@ -71,12 +75,14 @@ async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past)
     goes_on = head is not None and saved.is_own(head)
     voids = await _voids(past, saved)
     past.leave_out(voids)
+    goes_on_from_another = request.input is None and request.subgraphs
     return Start(
         goes_on=goes_on,
         gives_again=not goes_on and request.command is not None,
         checkpoint=None if head is None else head.checkpoint["id"],
         voids=voids,
         past=past,
+        told=await _told_in_subgraphs(past, saved) if goes_on_from_another else frozenset(),
         finished=saved.finished,
         silent=saved.silent if goes_on else frozenset(),
     )
@@ -135,6 +141,14 @@ class Saved:
         place = {"thread_id": self._thread_id, "checkpoint_ns": "|".join(ns)}
         return {"configurable": {**place, "checkpoint_id": checkpoint_id} if checkpoint_id else place}
 
+    async def told_before(self, ns: Namespace) -> frozenset[str]:
+        """The ids of the messages that a namespace had when the run came to it."""
+        async with listed(self._saver, self.config(ns)) as checkpoints:
+            async for found in checkpoints:
+                if not self.is_own(found):
+                    return frozenset(message.id for message in messages_in(found) if message.id)
+        return frozenset()
+
     async def has(self, entry: Entry) -> bool:
         """Whether what an event tells of has been saved, so that it will not be told again."""
         path = [segment.rpartition(":")[2] for segment in entry.ns]
@@ -165,6 +179,18 @@ def finished_tasks(found: CheckpointTuple) -> frozenset[str]:
     return frozenset(
         task for task, written in channels.items() if written - CONTROL_CHANNELS or "__error_source_node__" in written
     )
+
+
+async def _told_in_subgraphs(past: Past, saved: Saved) -> frozenset[str]:
+    """What an interrupted run has told in subgraphs that this one goes on with.
+
+    A subgraph that ends tells all its messages of which LangGraph does not know that they have been told. It knows of
+    those that a node was given; where an earlier attempt has run the last node, there is none any more.
+    """
+    told: frozenset[str] = frozenset()
+    for ns in {entry.ns for entry in past if entry.ns}:
+        told |= await saved.told_before(ns)
+    return told
 
 
 async def _voids(past: Past, saved: Saved) -> dict[str, Any]:
