@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -30,6 +30,7 @@ from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream.tasks import cancel
 from runstream_worker.arguments import needs_pending, to_command
+from runstream_worker.breakpoints import state_at_breakpoint
 from runstream_worker.chunks import Chunk, chunks
 from runstream_worker.completion import missing_messages
 from runstream_worker.graphs import GraphSource, graph_with
@@ -184,6 +185,12 @@ class Attempt:
             if saver is not None:
                 saver.forget_command = start.gives_again
             given = None if start.goes_on else await _input(graph, request, config)
+            stops_at = None
+            if start.goes_on and self._saver is not None:
+                stops_at = await state_at_breakpoint(graph, self._saver, request, config)
+            if stops_at is not None:
+                # The graph says where it stands, and executes nothing.
+                self._control.request_drain()
             stream = chunks(
                 graph,
                 given,
@@ -194,8 +201,15 @@ class Attempt:
                 control=self._control,
                 **_options(request, has_saver=saver is not None),
             )
-            async with aclosing(stream) as emitted:
-                await self._publish(emitted, request, start, final)
+            try:
+                async with aclosing(stream) as emitted:
+                    await self._publish(emitted, request, start, final)
+            except GraphDrained:
+                if stops_at is None:
+                    raise
+            if stops_at is not None:
+                await self._publish(_at_breakpoint(), request, start, final)
+                final.take(stops_at.values)
             return final.outcome(graph, request.output_keys)
 
     def _config(self, request: RunRequest, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
@@ -269,7 +283,9 @@ class Attempt:
         }
         return orjson.dumps({"m": "attempt", "d": data})
 
-    async def _publish(self, emitted: Any, request: RunRequest, start: Start, final: FinalState) -> None:
+    async def _publish(
+        self, emitted: AsyncIterator[Chunk], request: RunRequest, start: Start, final: FinalState
+    ) -> None:
         """Publish what was asked for, and is not in the stream already."""
         wanted, marks = frozenset(request.stream_mode), start.marks()
         tells_ns = request.subgraphs or request.version == "v2"
@@ -408,6 +424,11 @@ def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
     """Those that were asked for, and those that are needed though nobody sees them: interrupts are in `updates`."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
+
+
+async def _at_breakpoint() -> AsyncIterator[Chunk]:
+    """What LangGraph emits where it was told to stop."""
+    yield Chunk("updates", (), {"__interrupt__": ()})
 
 
 def _result_of(chunk: Chunk) -> str | None:

@@ -121,6 +121,11 @@ class FinalState(AsyncCallbackHandler):
             self._interrupts += chunk.data[_INTERRUPT]
             self._interrupted = True
 
+    def take(self, values: Any) -> None:
+        """Take the values of a state that was saved, where the graph has not told any."""
+        if not self._streamed:
+            self._values = values
+
     async def on_chain_end(
         self,
         outputs: Any,
