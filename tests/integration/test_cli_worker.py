@@ -13,7 +13,7 @@ from tests.support.processes import Processes
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
-from runstream import Client, Status
+from runstream import Client, Command, Status
 from runstream.cli.app import Commands
 from runstream_worker.commands import register
 
@@ -341,3 +341,49 @@ async def test_interrupting_the_demo_leaves_nothing(cli: Processes) -> None:
 
 async def _has_workers(client: Client) -> bool:
     return bool(await client.workers())
+
+
+async def test_a_worker_makes_only_classes_that_it_knows_of_what_was_saved(cli: Processes, client: Client) -> None:
+    cli.write("strict.py", GRAPHS_THAT_SAVE_A_CLASS)
+    await cli.worker("graph=strict.py")
+    told = await client.invoke("graph", {"seen": []}, thread_id="t")
+    assert told["__interrupt__"]
+    assert (await client.invoke("graph", Command(resume=1), thread_id="t"))["seen"] == ["Known", "dict"]
+
+
+GRAPHS_THAT_SAVE_A_CLASS = """
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+
+@dataclass
+class Known:
+    x: int
+
+
+@dataclass
+class Unknown:
+    x: int
+
+
+class State(TypedDict, total=False):
+    known: Known
+    other: Any
+    seen: list[str]
+
+
+def save(state):
+    return {"known": Known(1), "other": Unknown(2)}
+
+
+def look(state):
+    interrupt("?")
+    return {"seen": [type(state["known"]).__name__, type(state["other"]).__name__]}
+
+
+graph = StateGraph(State).add_node("save", save).add_node("look", look)
+graph = graph.add_edge(START, "save").add_edge("save", "look").compile()
+"""

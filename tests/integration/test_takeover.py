@@ -531,3 +531,38 @@ async def test_a_run_continues_one_that_ended_early(play: Play, stage: Stage) ->
     result = await play.client.invoke("play", HI, thread_id="t", continues=first.run_id)
     assert result["steps"] == ["one", "two", "three"]
     assert stage.begun["one"] == 1
+
+
+@pytest.mark.parametrize("modes", [MODES, ["messages"]], ids=["all", "messages"])
+@pytest.mark.parametrize("where", ["before", "after", "after_all", "compiled"])
+async def test_a_breakpoint_is_not_passed_by_a_run_that_was_lost_at_it(
+    where: str, modes: list[StreamMode], play: Play, stage: Stage
+) -> None:
+    """The worker died when the graph had stopped, and the run's end had not been written."""
+    compiled: dict[str, Any] = {"interrupt_before": ["two"]} if where == "compiled" else {}
+    stops: dict[str, dict[str, Any]] = {
+        "before": {"interrupt_before": ["two"]},
+        "after": {"interrupt_after": ["one"]},
+        "after_all": {"interrupt_after": "*"},
+    }
+    options = stops.get(where, {})
+    await play.start_worker(chain(stage).compile(**compiled))
+    run = await play.client.enqueue("play", HI, stream_mode=modes, thread_id="t", **options)
+    stopped = await play.client.wait(run.run_id)
+    assert stopped.status is Status.INTERRUPTED
+    first = await play.client.result(run.run_id)
+
+    await play.unend(run.run_id)
+    info = await play.client.wait(run.run_id)
+
+    assert (info.status, info.attempt) == (Status.INTERRUPTED, 2)
+    assert await play.client.result(run.run_id) == first
+    events = await play.events(run.run_id)
+    kept = standing(events)
+    assert texts(kept) == spoken(first["messages"])
+    assert [event.data for event in kept if event.mode == "updates" and "__interrupt__" in event.data] == (
+        [{"__interrupt__": []}] if "updates" in modes else []
+    )
+    assert stage.begun == {"one": 1}
+    result = await play.client.invoke("play", None, thread_id="t")
+    assert result["steps"] == ["one", "two", "three"]

@@ -18,6 +18,7 @@ from tests.support.workers import Workers
 
 from runstream import Client, Event
 from runstream.keys import Keys
+from runstream.model import EventId
 
 _EXPIRE = """
 if redis.call('HGET', KEYS[1], 'attempt') == ARGV[1] then redis.call('ZADD', KEYS[2], 'XX', 1, KEYS[1]) end
@@ -104,6 +105,18 @@ class Play:
         await cast("Any", self.redis).eval(_EXPIRE, 2, self.keys.run(run_id), self.keys.leases, before)
         info = await self.client.get(run_id)
         return info.status.ended or info.attempt > before
+
+    async def unend(self, run_id: str) -> None:
+        """Take back that the run has ended, as if its worker had died just before it wrote that."""
+        redis, run, events = cast("Any", self.redis), self.keys.run(run_id), self.keys.events(run_id)
+        end_id, thread_id = await redis.hmget(run, "end_id", "thread")
+        await redis.xdel(events, end_id)
+        last = EventId.of(end_id.decode()).seq - 1
+        await redis.hset(run, mapping={"status": "running", "seq": last})
+        await redis.hdel(run, "ended_at", "end_id", "result")
+        await redis.zadd(self.keys.thread(thread_id.decode()), {run: 0})
+        await redis.expire(self.keys.thread(thread_id.decode()), 60)
+        await redis.zadd(self.keys.leases, {run: 1})
 
     async def events(self, run_id: str) -> list[Event]:
         """All events of the run, to its end."""

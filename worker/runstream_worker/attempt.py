@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -24,23 +24,25 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from runstream.errors import ProtocolError, RunstreamError
-from runstream.faults import is_passing
+from runstream.faults import is_passing, patiently
 from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream.tasks import cancel
 from runstream_worker.arguments import needs_pending, to_command
+from runstream_worker.breakpoints import state_at_breakpoint
 from runstream_worker.chunks import Chunk, chunks
 from runstream_worker.completion import missing_messages
-from runstream_worker.graphs import GraphSource
+from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.guard import Cause, Guard
+from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
 from runstream_worker.outbox import Outbox, Publisher
 from runstream_worker.outcome import FinalState, GivenBack, NothingToGoOnFrom, Outcome, broken_off, failed
 from runstream_worker.past import Past
 from runstream_worker.redis_saver import Fence
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
-from runstream_worker.run_saver import CheckpointerFailed, RunSaver, Taken, forget_runs
+from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
 
 _WRITE_RETRY = 0.1
@@ -48,6 +50,8 @@ _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
 _ROLLBACK_WITHIN = 30.0
+_START_WITHIN = 30.0
+_SHOWN_AS_STATE = frozenset(("checkpoints", "debug"))
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
@@ -157,7 +161,7 @@ class Attempt:
         error = work.exception()
         if error is None:
             return work.result()
-        if isinstance(error, CheckpointerFailed):
+        if isinstance(error, Unavailable):
             _logger.warning("run %s is given back: %s", self.run_id, error)
         elif not isinstance(error, RunstreamError | EmptyInputError | GraphDrained):
             _logger.warning("run %s: the graph raised", self.run_id, exc_info=error)
@@ -174,13 +178,19 @@ class Attempt:
         config = self._config(request, [final, _SlowDown(self._publisher)])
         keep_own = self._means.settings.checkpointer_url is None
         async with source.open(config, self._means.checkpointer, keep_own=keep_own) as opened:
-            graph, saver = self._with_saver(opened)
+            graph, saver = self._with_saver(opened, request)
             start = await self._start(request)
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
             if saver is not None:
                 saver.forget_command = start.gives_again
             given = None if start.goes_on else await _input(graph, request, config)
+            stops_at = None
+            if start.goes_on and self._saver is not None:
+                stops_at = await state_at_breakpoint(graph, self._saver, request, config)
+            if stops_at is not None:
+                # The graph says where it stands, and executes nothing.
+                self._control.request_drain()
             stream = chunks(
                 graph,
                 given,
@@ -191,8 +201,15 @@ class Attempt:
                 control=self._control,
                 **_options(request, has_saver=saver is not None),
             )
-            async with aclosing(stream) as emitted:
-                await self._publish(emitted, request, start, final)
+            try:
+                async with aclosing(stream) as emitted:
+                    await self._publish(emitted, request, start, final)
+            except GraphDrained:
+                if stops_at is None:
+                    raise
+            if stops_at is not None:
+                await self._publish(_at_breakpoint(), request, start, final)
+                final.take(stops_at.values)
             return final.outcome(graph, request.output_keys)
 
     def _config(self, request: RunRequest, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
@@ -202,7 +219,7 @@ class Attempt:
         more = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
         return cast("RunnableConfig", {**request.config, **more})
 
-    def _with_saver(self, graph: Graph) -> tuple[Graph, RunSaver | None]:
+    def _with_saver(self, graph: Graph, request: RunRequest) -> tuple[Graph, RunSaver | None]:
         """The graph with a checkpointer that belongs to this attempt, if it has any."""
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             return graph, None
@@ -211,16 +228,33 @@ class Attempt:
             self._control.request_drain()
         saver = RunSaver(self._saver, self._hold, self._publisher, self._taken, self._means.scripts)
         # Eager: what a task has emitted is handed out when it ends, not when its step does.
-        return graph.copy(update={"checkpointer": saver, "stream_eager": True}), saver
+        changes: dict[str, object] = {"checkpointer": saver, "stream_eager": True}
+        if _SHOWN_AS_STATE.isdisjoint(request.stream_mode):
+            # With v2 these show the state in its class, which has required fields that may be written later only.
+            changes["_state_mapper"] = None
+        return graph_with(graph, **changes), saver
 
     async def _start(self, request: RunRequest) -> Start:
-        """Find out how to begin; from the second attempt on, publish it."""
+        """Find out how to begin; from the second attempt on, publish it.
+
+        Raises:
+            Unavailable: the stream or the saved state cannot be read.
+            NothingToGoOnFrom: the graph keeps no checkpoints, and the run may not start over.
+        """
+        try:
+            return await self._found_start(request)
+        except Exception as error:
+            if is_infrastructure(error):
+                raise Unavailable.because_of("cannot find out how to go on", error) from error
+            raise
+
+    async def _found_start(self, request: RunRequest) -> Start:
         if self._claimed.undo and self._saver is not None:
             await forget_runs(self._saver, request.thread_id, self._claimed.undo)
             await self._means.scripts.undone(request.thread_id, self._claimed.undo)
         if self._is_first:
             return await first_start(self._saver, request)
-        past = Past.of(await self._means.scripts.events(self.run_id))
+        past = Past.of(await patiently(lambda: self._means.scripts.events(self.run_id), _START_WITHIN))
         if self._saver is not None:
             start = await next_start(self._saver, request, self.run_id, past)
         elif self._may_start_over(request):
@@ -249,7 +283,9 @@ class Attempt:
         }
         return orjson.dumps({"m": "attempt", "d": data})
 
-    async def _publish(self, emitted: Any, request: RunRequest, start: Start, final: FinalState) -> None:
+    async def _publish(
+        self, emitted: AsyncIterator[Chunk], request: RunRequest, start: Start, final: FinalState
+    ) -> None:
         """Publish what was asked for, and is not in the stream already."""
         wanted, marks = frozenset(request.stream_mode), start.marks()
         tells_ns = request.subgraphs or request.version == "v2"
@@ -388,6 +424,11 @@ def _modes(request: RunRequest, *, has_saver: bool) -> list[Any]:
     """Those that were asked for, and those that are needed though nobody sees them: interrupts are in `updates`."""
     needed = ("updates", "tasks", "checkpoints") if has_saver else ("updates",)
     return list(dict.fromkeys([*request.stream_mode, *needed]))
+
+
+async def _at_breakpoint() -> AsyncIterator[Chunk]:
+    """What LangGraph emits where it was told to stop."""
+    yield Chunk("updates", (), {"__interrupt__": ()})
 
 
 def _result_of(chunk: Chunk) -> str | None:

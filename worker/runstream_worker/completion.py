@@ -7,7 +7,6 @@ for are: what Redis has after a crash, or a replica after a failover, is what wa
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,14 +36,36 @@ async def missing_messages(
     """
     if isinstance(saver, RedisSaver) and saver.is_fenced:
         return
-    said: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in past:
-        if entry.mode == "messages":
-            said[entry.message].append(entry)
-    for message in await _produced(saver, thread_id, run_id):
-        placed = _rest(message, said.get(message.id or "", ()))
+    said = [entry for entry in past if entry.mode == "messages"]
+    produced = await _produced(saver, thread_id, run_id)
+    saved_ids = {message.id for message in produced}
+    for message in produced:
+        placed = _rest(message, _said_of(message, said, saved_ids))
         if placed is not None and message.id not in told:
             yield placed
+
+
+def _said_of(message: BaseMessage, said: Sequence[Entry], saved_ids: Collection[str | None]) -> list[Entry]:
+    """What the stream has of a message.
+
+    A provider may give its own id on one chunk only (OpenAI's Responses API does): the others have LangChain's, which
+    no saved message has. They are of the same task, or the saved text begins with theirs.
+    """
+    own = [entry for entry in said if entry.message == message.id]
+    if _text(own):
+        return own
+    strays = [entry for entry in said if entry.message not in saved_ids]
+    if own:
+        return [entry for entry in said if entry in own or (entry in strays and entry.task == own[0].task)]
+    for stray in strays:
+        group = [entry for entry in strays if entry.message == stray.message]
+        if _text(group) and message.text.startswith(_text(group)):
+            return group
+    return []
+
+
+def _text(entries: Sequence[Entry]) -> str:
+    return "".join(part for entry in entries for part in entry.texts)
 
 
 async def _produced(saver: BaseCheckpointSaver[Any], thread_id: str, run_id: str) -> list[BaseMessage]:
@@ -96,7 +117,7 @@ def _in(values: Iterable[Any]) -> Iterator[BaseMessage]:
 def _rest(message: BaseMessage, said: Sequence[Entry]) -> Placed | None:
     if not said:
         return Placed(Chunk("messages", (), (message, {})))
-    text = "".join(part for entry in said for part in entry.texts)
+    text = _text(said)
     if not isinstance(message, AIMessage) or not message.text.startswith(text) or message.text == text:
         return None
     rest = AIMessageChunk(content=message.text[len(text) :], id=message.id, chunk_position="last")

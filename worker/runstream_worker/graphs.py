@@ -22,6 +22,7 @@ import difflib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from inspect import Parameter, isasyncgen, isawaitable, isclass, isgenerator, ismodule, signature
 from pathlib import Path
@@ -122,7 +123,7 @@ class GraphSource:
             graph = await self._make(config, stack)
             is_kept = graph.checkpointer is False or (keep_own and isinstance(graph.checkpointer, BaseCheckpointSaver))
             if checkpointer is not None and not is_kept:
-                graph = graph.copy(update={"checkpointer": checkpointer})
+                graph = graph_with(graph, checkpointer=checkpointer)
             yield graph
 
     async def _make(self, config: RunnableConfig, stack: contextlib.AsyncExitStack) -> Graph:
@@ -186,6 +187,17 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
                 f"give one another name, as in NAME={source.location}"
             )
     return LoadedGraphs(sources, warnings)
+
+
+def graph_with(graph: Graph, **attributes: object) -> Graph:
+    """A copy of a graph with other attributes, such as its checkpointer.
+
+    `Pregel.copy` loses what `StateGraph.compile` sets on what it has made (langgraph 1.2): with `version="v2"`, values
+    would come as dicts where they are to be of the state's class.
+    """
+    changed = copy(graph)
+    vars(changed).update(attributes)
+    return changed
 
 
 def graph_source(name: str, value: object, *, location: str = "given in code") -> GraphSource:

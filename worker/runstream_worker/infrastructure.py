@@ -1,4 +1,4 @@
-"""Telling what a worker depends on from what a graph does wrong."""
+"""Telling a failure of what a worker depends on from one of a graph."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import sqlite3
 
 from redis.exceptions import RedisError
 
+from runstream.errors import RunstreamError
 from runstream.faults import is_passing
 
 _POSTGRES = ("OperationalError", "InterfaceError", "PoolTimeout", "PoolClosed", "TooManyRequests")
+
+
+class Unavailable(RunstreamError):
+    """What a worker depends on is away, or refuses; the run is not at fault."""
+
+    @classmethod
+    def because_of(cls, what: str, error: BaseException) -> Unavailable:
+        """Say what it was."""
+        return cls(f"{what}: {type(error).__name__}: {error}")
 
 
 def is_infrastructure(error: BaseException) -> bool:

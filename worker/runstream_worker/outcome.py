@@ -15,7 +15,7 @@ from runstream.model import ErrorInfo, Status
 from runstream_worker.chunks import Chunk
 from runstream_worker.encoding import encode, encode_data
 from runstream_worker.guard import Cause, Guard
-from runstream_worker.run_saver import CheckpointerFailed
+from runstream_worker.infrastructure import Unavailable
 
 _INTERRUPT = "__interrupt__"
 
@@ -55,7 +55,7 @@ def failed(error: BaseException) -> Outcome | GivenBack:
     match error:
         case GraphDrained():
             return GivenBack("drained", "its worker was shut down")
-        case CheckpointerFailed():
+        case Unavailable():
             return GivenBack("fault", str(error))
         case ProtocolError() | NothingToGoOnFrom():
             return Outcome(Status.LOST, ErrorInfo.of(error))
@@ -120,6 +120,11 @@ class FinalState(AsyncCallbackHandler):
             # One chunk for each task that asks; an empty one where the graph was told to stop at a node.
             self._interrupts += chunk.data[_INTERRUPT]
             self._interrupted = True
+
+    def take(self, values: Any) -> None:
+        """Take the values of a state that was saved, where the graph has not told any."""
+        if not self._streamed:
+            self._values = values
 
     async def on_chain_end(
         self,

@@ -8,6 +8,7 @@ be in the stream by then. So each write waits until the events before it are in 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
@@ -39,7 +40,7 @@ from langgraph.checkpoint.base import (
 from runstream.errors import AttemptFenced, RunstreamError
 from runstream.faults import patiently
 from runstream.scripts import Hold, Scripts
-from runstream_worker.infrastructure import is_infrastructure
+from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.outbox import Publisher
 from runstream_worker.redis_saver import RedisSaver
 
@@ -51,10 +52,6 @@ _HIDDEN_TASK = "__start__"
 _QUIET_TURNS = 50
 _PATIENCE = 30.0
 _T = TypeVar("_T")
-
-
-class CheckpointerFailed(RunstreamError):
-    """The checkpoints' database is away or refuses; the run is not at fault."""
 
 
 class Taken:
@@ -141,6 +138,13 @@ class RunSaver(BaseCheckpointSaver[Any]):
         """As of the other checkpointer."""
         return self._saver.get_next_version(current, channel)
 
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> RunSaver:
+        """The same, with the classes of a graph's state among those that may be made of what is saved."""
+        saver = self._saver.with_allowlist(extra_allowlist)
+        allowing = copy.copy(self)
+        vars(allowing).update(_saver=saver, serde=saver.serde)
+        return allowing
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -184,7 +188,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             AttemptFenced: the attempt does not hold its run any more.
-            CheckpointerFailed: the database is away.
+            Unavailable: the database is away.
         """
         namespace = config["configurable"].get("checkpoint_ns", "")
         earlier, seq = set(self._open[namespace]), self._publisher.next_seq
@@ -204,7 +208,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             AttemptFenced: the attempt does not hold its run any more.
-            CheckpointerFailed: the database is away.
+            Unavailable: the database is away.
         """
         _give_ids(value for _, value in writes)
         opened = self._open[config["configurable"].get("checkpoint_ns", "")]
@@ -234,7 +238,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
             return await call()
         except Exception as error:
             if is_infrastructure(error):
-                raise CheckpointerFailed(f"checkpointer: {type(error).__name__}: {error}") from error
+                raise Unavailable.because_of("checkpointer", error) from error
             raise
 
     async def adelete_thread(self, thread_id: str) -> None:

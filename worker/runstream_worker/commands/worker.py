@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT."""
     if args.check:
         return asyncio.run(_check(args))
+    # Before LangGraph is imported: of what a checkpoint names, it makes only classes that it knows or that the graph's
+    # state has. Otherwise whoever can write to Redis could have any class imported and called.
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     set_up_logging(args.log_level)
     output = Output(pretty=not args.json)
     if args.processes > 1:
