@@ -26,8 +26,9 @@ from runstream.keys import Keys
 from runstream.model import StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
-from runstream_worker.attempt import Attempt, Means
+from runstream_worker.attempt import Attempt
 from runstream_worker.checkpoints import open_checkpointer
+from runstream_worker.execution import Means
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause
 from runstream_worker.outbox import Outbox
