@@ -226,7 +226,9 @@ class Runner:
             told = _told(outcome)
             _logger.info("run %s: %s after %.2f s", attempt.run_id, told, time.monotonic() - began)
         finally:
-            if self._attempts[attempt.run_id][0] is attempt:
+            # This worker may have the next attempt of the same run already.
+            current = self._attempts.get(attempt.run_id)
+            if current is not None and current[0] is attempt:
                 del self._attempts[attempt.run_id]
             self.ended += 1
             self._freed.set()
