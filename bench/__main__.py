@@ -20,6 +20,7 @@ from bench.memory import memory
 from bench.noop import noop
 from bench.pickup import pickup
 from bench.tailing import tailing
+from bench.takeover import takeover
 from bench.throughput import throughput
 from runstream.embedded import EmbeddedRedis
 
@@ -32,6 +33,7 @@ FIGURES: Mapping[str, Figure] = {
     "memory": memory,
     "noop": noop,
     "checkpoints": checkpoints,
+    "takeover": takeover,
 }
 _HEAD = ("metric", "value", "unit", "target", "ok?")
 

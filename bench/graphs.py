@@ -74,6 +74,23 @@ def chat() -> Pregel[Any, Any, Any, Any]:
     return StateGraph(ChatState).add_node("model", _say).add_edge(START, "model").add_edge("model", END).compile()
 
 
+def chat_in_steps() -> Pregel[Any, Any, Any, Any]:
+    """A model that speaks again and again, without end, in a step each."""
+    return StateGraph(ChatState).add_node("model", _say).add_edge(START, "model").add_edge("model", "model").compile()
+
+
+async def _say_nothing(state: ChatState) -> dict[str, Any]:  # noqa: ARG001 - as langgraph calls it
+    get_stream_writer()("listening")
+    await asyncio.Event().wait()
+    return {}
+
+
+def silent() -> Pregel[Any, Any, Any, Any]:
+    """One node that waits for a model that never says anything."""
+    graph = StateGraph(ChatState).add_node("model", _say_nothing).add_edge(START, "model")
+    return graph.add_edge("model", END).compile()
+
+
 def chat_input(tokens: int, pause: float = 0.0) -> dict[str, Any]:
     """The input of `chat`."""
     return {"messages": [{"role": "user", "content": "speak"}], "tokens": tokens, "pause": pause}

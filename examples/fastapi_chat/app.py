@@ -19,8 +19,7 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from runstream import Client, EventStream, InvalidRequest, RunNotFound
-from runstream.text import text_of
+from runstream import Client, EventId, InvalidRequest, RunFailedError, RunNotFound
 
 
 class Question(BaseModel):
@@ -59,7 +58,7 @@ async def ask(question: Question, client: RunClient) -> StreamingResponse:
         stream_mode="messages",
         thread_id=question.thread_id,
     )
-    return _sse(client.tail(run.run_id), run.run_id)
+    return _sse(client, run.run_id)
 
 
 @app.get("/chat/{run_id}")
@@ -67,8 +66,11 @@ async def read_on(
     run_id: str, client: RunClient, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Stream a run's tokens from the start, or from behind the last event that was seen."""
-    await client.get(run_id)  # a response that has begun cannot become a 404 any more
-    return _sse(client.tail(run_id, after=last_event_id), run_id)
+    # A response that has begun cannot become a 404 or a 422 any more.
+    await client.get(run_id)
+    if last_event_id is not None:
+        EventId.parse(last_event_id)
+    return _sse(client, run_id, last_event_id)
 
 
 @app.delete("/chat/{run_id}")
@@ -77,19 +79,23 @@ async def stop(run_id: str, client: RunClient) -> dict[str, str]:
     return {"status": (await client.stop(run_id, reason="the user pressed stop")).status}
 
 
-def _sse(events: EventStream, run_id: str) -> StreamingResponse:
+def _sse(client: Client, run_id: str, after: str | None = None) -> StreamingResponse:
     headers = {"Location": f"/chat/{run_id}", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_frames(events), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_frames(client, run_id, after), media_type="text/event-stream", headers=headers)
 
 
-async def _frames(events: EventStream) -> AsyncIterator[str]:
-    """Server-sent events: `token` with text, at last `end` with the status, upon which the client closes."""
-    async with events:
-        async for event in events:
-            if text := text_of(event):
-                yield _frame(event.id, "token", text)
-            elif event.mode == "end":
-                yield _frame(event.id, "end", event.data)
+async def _frames(client: Client, run_id: str, after: str | None) -> AsyncIterator[str]:
+    """Server-sent events: `token` with text, at last `end` with the status, upon which the client closes.
+
+    Where a worker has died and another says some of it again, `replace` has the whole text that stands now.
+    """
+    try:
+        async for text in client.text(run_id, after=after):
+            yield _frame(text.event_id, "replace" if text.replaces else "token", text)
+        info = await client.get(run_id)
+    except RunFailedError as failed:
+        info = failed.info
+    yield _frame(info.last_event_id or "", "end", {"status": info.status, "reason": info.stop_reason})
 
 
 def _frame(event_id: str, kind: str, data: object) -> str:

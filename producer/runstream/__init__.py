@@ -26,11 +26,15 @@ from runstream.errors import (
     RunTimedOut,
     ThreadBusy,
 )
+from runstream.fold import Fold
 from runstream.model import ErrorInfo, Event, EventId, Holder, RunInfo, Status, StopResult, WorkerInfo
 from runstream.request import RunOptions
 from runstream.settings import ClientSettings
+from runstream.spoken import SpokenText, Text
 from runstream.stream import EventStream
 from runstream.text import text_of
+from runstream.voids import Voids
+from runstream.waiting import Waiting
 
 __version__ = "0.1.0"
 
@@ -44,6 +48,7 @@ __all__ = [
     "Event",
     "EventId",
     "EventStream",
+    "Fold",
     "GraphLoadError",
     "Holder",
     "InvalidRequest",
@@ -61,9 +66,13 @@ __all__ = [
     "RunTimedOut",
     "RunstreamError",
     "Send",
+    "SpokenText",
     "Status",
     "StopResult",
+    "Text",
     "ThreadBusy",
+    "Voids",
+    "Waiting",
     "WorkerInfo",
     "__version__",
     "text_of",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 from runstream.connection import connect
 from runstream.errors import (
@@ -23,15 +25,19 @@ from runstream.errors import (
     ThreadBusy,
 )
 from runstream.faults import patiently
+from runstream.fold import Fold
 from runstream.keys import Keys
 from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, check_reason, prepare
+from runstream.requeue import prepare_again
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
+from runstream.spoken import SpokenText, Text
 from runstream.stream import EventStream
 from runstream.tail import Tails
-from runstream.text import text_of
+from runstream.voids import Voids
+from runstream.waiting import Waiting, WaitingRuns
 
 _T = TypeVar("_T")
 
@@ -87,6 +93,8 @@ class Client:
         self._scripts = Scripts(self._redis, self._keys)
         self._closed = False
         self._records = Records(self._redis, self._keys, self._call)
+        self._waiting_runs = WaitingRuns(self._redis, self._keys, self._call, self._records)
+        self._stopping: set[asyncio.Task[None]] = set()
         self._tails = Tails(
             self._redis,
             connect(self._url, connections=1),
@@ -111,6 +119,8 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections. Readers that still wait raise `RunstreamError`; runs are not touched."""
+        while self._stopping:
+            await asyncio.wait(self._stopping)
         self._closed = True
         await self._tails.aclose()
         await self._redis.aclose()
@@ -155,7 +165,9 @@ class Client:
             ThreadBusy: of one of them, the thread has a run and the strategy is `reject`; the other runs were written.
         """
         limit = self._settings.max_request_bytes
-        prepared = [prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs]
+        return await self._enqueue([prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs])
+
+    async def _enqueue(self, prepared: Sequence[PreparedRun]) -> list[Run]:
         if not prepared:
             return []
         to_write = [self._to_write(run) for run in prepared]
@@ -199,6 +211,23 @@ class Client:
             idempotency_key=run.idempotency_key,
             strategy=run.strategy,
         )
+
+    async def requeue(self, run_id: str) -> Run:
+        """Enqueue a run again that was lost, failed, timed out or was stopped: the same request, on the same thread.
+
+        The new run goes on from what the old one has saved; so the user's message, if it has been saved, is not there
+        twice. It has the old one's metadata, with `requeued_from`, and waits for its turn on the thread. A second call
+        gives the same run (`is_new` is False). A dead letter is none any more then.
+
+        Raises:
+            InvalidRequest: the run has not ended, or has come to its graph's end; nothing was written.
+            RunNotFound: there is no such run, or it has expired.
+            ProtocolError: its request cannot be read by this version.
+        """
+        run_id = check_run_id(run_id)
+        (run,) = await self._enqueue([prepare_again(await self._records.request(run_id))])
+        await self._records.bury(run_id)
+        return run
 
     async def invoke(self, graph: str, input: Any = None, **options: Unpack[RunOptions]) -> Any:  # noqa: A002 - as ainvoke calls it
         """Enqueue a run and wait for its result: `ainvoke` on a worker. Raises what `enqueue` and `result` raise."""
@@ -271,22 +300,48 @@ class Client:
 
     # -- consume ------------------------------------------------------------------------------------------------------
 
-    def tail(self, run_id: str, *, after: str | None = None, live: bool = False) -> EventStream:
+    def tail(
+        self,
+        run_id: str,
+        *,
+        after: str | None = None,
+        live: bool = False,
+        on_disconnect: Literal["continue", "stop"] = "continue",
+    ) -> EventStream:
         """The run's events, from the start until its end, while it runs or after it has ended.
 
         Args:
             run_id: the run.
             after: the id of the last event that is known already; reading goes on behind it.
             live: begin with what comes from now on.
+            on_disconnect: what becomes of the run if this reader leaves before the end. `continue`: nothing. `stop`: it
+                is stopped, whoever else reads it. That takes `async with` or `aclose`: a loop that is merely left is
+                not noticed.
 
         Raises:
-            InvalidRequest: `after` is no event id, or both `after` and `live` were given.
+            InvalidRequest: `after` is no event id, both `after` and `live` were given, or `on_disconnect` is neither.
             RunNotFound: (when iterated) there is no such run, or it has expired.
         """
         if after is not None and live:
             raise InvalidRequest("live", "give an id to go on from, or live=True, not both")
+        if on_disconnect not in ("continue", "stop"):
+            raise InvalidRequest("on_disconnect", f"{on_disconnect!r} must be 'continue' or 'stop'")
         cursor = EventId.parse(after) if after is not None else None
-        return EventStream(self._tails, check_run_id(run_id), after=cursor, live=live)
+        run_id = check_run_id(run_id)
+        leave = partial(self._stop_for_reader, run_id) if on_disconnect == "stop" else None
+        return EventStream(self._tails, run_id, after=cursor, live=live, on_leave=leave)
+
+    async def _stop_for_reader(self, run_id: str) -> None:
+        """Stop a run whose reader leaves, even if the reader is cancelled again while it waits for that."""
+
+        async def stop() -> None:
+            with suppress(RunNotFound):
+                await self.stop(run_id, reason="its reader left")
+
+        stopping = asyncio.create_task(stop(), name="runstream-stop")
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
+        await asyncio.shield(stopping)
 
     @property
     def tails_watching(self) -> int:
@@ -295,31 +350,78 @@ class Client:
 
     async def text(
         self, run_id: str, *, node: str | Sequence[str] | None = None, after: str | None = None
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[Text]:
         """The tokens of a run's AI messages, as text.
+
+        Where a worker has died, the next one may have to say something again. What has become void is taken back: a
+        piece that `replaces` is not one more, but the whole text of the run that stands now.
 
         Args:
             run_id: the run; it must stream `messages`.
             node: only those of this node, or of one of these.
-            after: the id of the last event that is known already.
+            after: the id of the last event that is known already (`Text.event_id`). A piece that replaces is the text
+                of the whole run all the same.
 
         Raises:
             InvalidRequest: the run does not stream `messages`.
             RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so, after the text that came before.
         """
+        await self._check_streams_messages(run_id)
+        nodes = _names(node)
+        spoken = SpokenText(nodes)
+        async with self.tail(run_id, after=after) as events:
+            async for event in events:
+                if after is not None and Voids.of(event):
+                    # What is void may have been said before this reader began.
+                    spoken, after = await self._spoken_before(run_id, EventId.of(event.id), nodes), None
+                if (text := spoken.apply(event)) is not None:
+                    yield text
+        await self.wait(run_id)
+
+    async def _spoken_before(self, run_id: str, place: EventId, nodes: frozenset[str] | None) -> SpokenText:
+        """What a run has said up to an event."""
+        spoken = SpokenText(nodes)
+        async with self.tail(run_id) as events:
+            async for event in events:
+                if EventId.of(event.id) >= place:
+                    break
+                spoken.apply(event)
+        return spoken
+
+    async def messages(
+        self, run_id: str, *, node: str | Sequence[str] | None = None
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """The run's messages as they stand, whenever they have changed, until its end.
+
+        They are those of `Fold.messages`: streamed ones as far as they have come, and without what is void. What is
+        there at once comes as one list, so a reader that takes its time gets fewer of them. Read them, do not change
+        them; messages that have not changed stay the same objects.
+
+        Args:
+            run_id: the run; it must stream `messages`.
+            node: only those of this node, or of one of these.
+
+        Raises:
+            InvalidRequest: the run does not stream `messages`.
+            RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so, after the messages that came before.
+        """
+        await self._check_streams_messages(run_id)
+        fold = Fold(_names(node))
+        async with self.tail(run_id) as events:
+            while batch := await events.batch():
+                # The values of every step would be kept for nothing.
+                changes = [fold.apply(event) for event in batch if event.mode != "values"]
+                if any("messages" in changed for changed in changes):
+                    yield fold.messages
+        await self.wait(run_id)
+
+    async def _check_streams_messages(self, run_id: str) -> None:
         info = await self.get(run_id)
         if "messages" not in info.stream_mode:
             raise InvalidRequest(
                 "run_id",
                 f"run {run_id} streams {', '.join(info.stream_mode)}; enqueue it with 'messages' among them",
             )
-        nodes = None if node is None else frozenset([node] if isinstance(node, str) else node)
-        async with self.tail(run_id, after=after) as events:
-            async for event in events:
-                text = text_of(event, nodes)
-                if text:
-                    yield text
-        await self.wait(run_id)
 
     async def wait(self, run_id: str) -> RunInfo:
         """Wait until a run has ended.
@@ -369,20 +471,49 @@ class Client:
         Raises:
             InvalidRequest: the limit or the status is none.
         """
-        check_number("limit", limit, least=1, whole=True)
         if status is not None and status not in list(Status):
             raise InvalidRequest("status", f"{status!r} is no status; they are {', '.join(Status)}")
-        found: list[RunInfo] = []
-        async for info in self._records.newest_first():
-            if status is None or info.status == status:
-                found.append(info)
-            if len(found) >= limit:
-                break
-        return found
+        return await _first(self._records.newest_first(), limit, status)
+
+    async def dead(self, *, limit: int = 20) -> list[RunInfo]:
+        """The dead letters, the last first: runs that ended as `lost`, kept for 7 days at least.
+
+        `RunInfo.error` and `holders` tell what became of each; `requeue` enqueues it again.
+
+        Args:
+            limit: how many at most; 1 or more.
+
+        Raises:
+            InvalidRequest: the limit is none.
+        """
+        return await _first(self._records.dead(), limit)
+
+    async def waiting_for(self, run_id: str) -> Waiting | None:
+        """What a queued run waits for; None if it does not wait.
+
+        Raises:
+            RunNotFound: there is no such run, or it has expired.
+        """
+        return await self._waiting_runs.of(check_run_id(run_id))
 
     async def workers(self) -> list[WorkerInfo]:
         """The live workers, those that have said something within the last minute."""
         return await self._records.workers()
+
+
+async def _first(runs: AsyncIterator[RunInfo], limit: int, status: Status | None = None) -> list[RunInfo]:
+    check_number("limit", limit, least=1, whole=True)
+    found: list[RunInfo] = []
+    async for info in runs:
+        if status is None or info.status == status:
+            found.append(info)
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _names(node: str | Sequence[str] | None) -> frozenset[str] | None:
+    return None if node is None else frozenset([node] if isinstance(node, str) else node)
 
 
 def _because(info: RunInfo) -> str:

@@ -162,7 +162,8 @@ class RunInfo(BaseModel):
     """A run's record.
 
     Times are aware datetimes in UTC. `attempt` is 0 until a worker has claimed the run. `holders` are those who have
-    had it before its last attempt, the latest last; the last 50 at most.
+    had it before its last attempt, the latest last; the last 50 at most. Of `max_attempts`, `failures` have been used
+    up: to be handed on by a worker that is shut down costs none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -184,6 +185,8 @@ class RunInfo(BaseModel):
     last_event_id: str | None = None
     stream_bytes: int = 0
     holders: list[Holder] = Field(default_factory=list)
+    failures: int = 0
+    max_attempts: int
 
 
 class WorkerInfo(BaseModel):

@@ -10,11 +10,12 @@ from pydantic_core import from_json
 
 from runstream.errors import RunNotFound
 from runstream.keys import Keys
-from runstream.model import ErrorInfo, EventId, RunInfo, WorkerInfo, from_ms
+from runstream.model import ErrorInfo, EventId, RunInfo, Status, WorkerInfo, from_ms
+from runstream.requeue import KeptRequest
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
-    "ended_at", "error", "stop", "seq", "bytes", "after", "holders",
+    "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
 _PAGE = 100
@@ -53,14 +54,40 @@ class Records:
         result = await self._call(lambda: self._redis.hget(self._keys.run(run_id), "result"))
         return None if result is None else from_json(result)
 
-    async def newest_first(self) -> AsyncIterator[RunInfo]:
-        """All runs; drops those from the index whose record has expired."""
+    async def request(self, run_id: str) -> KeptRequest:
+        """A run's request, as its record has it.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        fields = ("status", "request", "metadata", "retention", "queued_ttl", "max_attempts")
+        status, request, metadata, *numbers = await self._call(
+            lambda: self._redis.hmget(self._keys.run(run_id), *fields)
+        )
+        if status is None:
+            raise RunNotFound(run_id)
+        return KeptRequest(run_id, Status(status.decode()), request or b"", metadata or b"{}", *map(int, numbers))
+
+    async def bury(self, run_id: str) -> None:
+        """Take a run out of the dead letters."""
+        await self._call(lambda: self._redis.zrem(self._keys.dead, run_id))
+
+    def newest_first(self) -> AsyncIterator[RunInfo]:
+        """All runs, by the time of their creation."""
+        return self._newest_of(self._keys.runs)
+
+    def dead(self) -> AsyncIterator[RunInfo]:
+        """The dead letters, by the time of their end, the last first."""
+        return self._newest_of(self._keys.dead)
+
+    async def _newest_of(self, index: str) -> AsyncIterator[RunInfo]:
+        """The runs of an index; drops those from it whose record has expired."""
         start = 0
-        while ids := await self._call(lambda at=start: self._redis.zrevrange(self._keys.runs, at, at + _PAGE - 1)):  # type: ignore[misc] # bound now
+        while ids := await self._call(lambda at=start: self._redis.zrevrange(index, at, at + _PAGE - 1)):  # type: ignore[misc] # bound now
             records = await self._read([run_id.decode() for run_id in ids])
             expired = [run_id for run_id, values in records if values[_STATUS] is None]
             if expired:
-                await self._call(lambda gone=expired: self._redis.zrem(self._keys.runs, *gone))  # type: ignore[misc] # bound now
+                await self._call(lambda gone=expired: self._redis.zrem(index, *gone))  # type: ignore[misc] # bound now
             for run_id, values in records:
                 if values[_STATUS] is not None:
                     yield _info(run_id, values)
@@ -114,6 +141,8 @@ def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
             "stop_reason": record.get("stop"),
             "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else record.get("after"),
             "holders": [_holder(holder) for holder in json.loads(record.get("holders", "[]"))],
+            "failures": int(record.get("failures", 0)),
+            "max_attempts": int(record["max_attempts"]),
             "stream_bytes": int(record["bytes"]),
             **times,
         }

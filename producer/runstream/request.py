@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, cast
@@ -52,8 +53,9 @@ class RunOptions(TypedDict, total=False):
             saved; `rollback`: the other is stopped, and what it has saved is removed first.
         max_attempts: how many workers may die with the run before it ends as `lost`; 3 when left out.
         restartable: whether a run that has no checkpoints may start over when its worker dies; else it ends as `lost`.
-        continues: the id of a run on this thread that ended early. If the thread's last checkpoint is that run's, this
-            one goes on from there, and its input, which has been saved by then, is not given to the graph again.
+        continues: the id of a run on this thread that ended early, or ids of several. If the thread's last checkpoint
+            is of one of these, this run goes on from there, and its input, which has been saved by then, is not given
+            to the graph again.
         retention: seconds, or a timedelta, that record and stream are kept after the end.
     """
 
@@ -80,7 +82,7 @@ class RunOptions(TypedDict, total=False):
     multitask_strategy: Strategy
     max_attempts: int
     restartable: bool
-    continues: str | None
+    continues: str | Sequence[str] | None
 
 
 class RunRequest(BaseModel):
@@ -106,7 +108,7 @@ class RunRequest(BaseModel):
     version: Literal["v1", "v2"] = "v1"
     timeout: float | None = None
     restartable: bool = False
-    continues: str | None = None
+    continues: list[str] = Field(default_factory=list)
 
 
 class PreparedRun(BaseModel):
@@ -158,25 +160,22 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     }
     for name in ("output_keys", "interrupt_before", "interrupt_after"):
         fields[name] = _names(name, options.get(name))
-    if options.get("continues") is not None:
-        fields["continues"] = check_run_id(cast("str", options["continues"]), "continues")
+    fields["continues"] = _run_ids("continues", options.get("continues"))
     for name in ("durability", "subgraphs", "debug", "version", "restartable"):
         if options.get(name) is not None:
             fields[name] = options[name]
     metadata = _object("metadata", options.get("metadata"))
     request = _validated({**fields, "thread_id": thread_id or run_id})
-    request_json = request.model_dump_json(exclude_defaults=True)
+    request_json = to_json(request)
     metadata_json = json.dumps(metadata)
     _check_size(len(request_json.encode()) + len(metadata_json), max_bytes)
-    same = {**request.model_dump(mode="json"), "thread_id": thread_id or ""}
-    digest = hashlib.sha256(json.dumps([same, metadata], sort_keys=True).encode()).hexdigest()[:32]
     due, absolute = _due(options.get("delay"), options.get("start_at"))
     retention = _milliseconds("retention", options)
     return PreparedRun(
         run_id=run_id,
         request=request,
         request_json=request_json,
-        digest=digest,
+        digest=digest_of(request, thread_id, metadata),
         metadata_json=metadata_json,
         idempotency_key=_key("idempotency_key", options.get("idempotency_key")),
         due=due,
@@ -186,6 +185,17 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
         strategy=_strategy(options.get("multitask_strategy") or "enqueue"),
         max_attempts=_attempts(options.get("max_attempts")),
     )
+
+
+def to_json(request: RunRequest) -> str:
+    """A request as it travels."""
+    return request.model_dump_json(exclude_defaults=True)
+
+
+def digest_of(request: RunRequest, thread_id: str | None, metadata: Mapping[str, Any]) -> str:
+    """What tells one request from another under the same id or key; a thread that nobody chose is no part of it."""
+    same = {**request.model_dump(mode="json"), "thread_id": thread_id or ""}
+    return hashlib.sha256(json.dumps([same, metadata], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def check_reason(reason: object) -> str:
@@ -267,6 +277,13 @@ def _names(field: str, value: object) -> object:
     if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
         raise InvalidRequest(field, f"{value!r} must be a list of names")
     return list(value)
+
+
+def _run_ids(field: str, value: object) -> list[str]:
+    given = [value] if isinstance(value, str | uuid.UUID) else ([] if value is None else value)
+    if not isinstance(given, Sequence):
+        raise InvalidRequest(field, f"{value!r} must be a run id or a list of them")
+    return list(dict.fromkeys(check_run_id(run_id, field) for run_id in given))
 
 
 def _object(field: str, value: object) -> dict[str, Any]:

@@ -23,6 +23,7 @@ ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", 
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
 
+_PAGE = 1000
 _INCLUDE = "--#include _run.lua\n"
 
 
@@ -331,10 +332,10 @@ class Scripts:
         return FinishReply(cast("Any", _text(reply[0])), *map(int, reply[1:]))
 
     async def release(
-        self, hold: Hold, cause: Cause, message: str = ""
+        self, hold: Hold, cause: Cause, message: str = "", *, delay: int = 0
     ) -> Literal["queued", "stopped", "lost", "not held"]:
-        """Give a run back, for the next attempt; `message` is told where there is none left."""
-        args: list[Argument] = [hold.attempt, hold.worker_id, cause, message]
+        """Give a run back, for the next attempt in `delay` ms; `message` is told where there is none left."""
+        args: list[Argument] = [hold.attempt, hold.worker_id, cause, message, delay]
         reply = await self._run("release", [self._keys.run(hold.run_id), self._keys.leases], args)
         return cast("Literal['queued', 'stopped', 'lost', 'not held']", _text(reply[0]))
 
@@ -343,6 +344,15 @@ class Scripts:
         fields = ("status", "attempt", "worker")
         record = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
         return record == ["running", str(hold.attempt), hold.worker_id]
+
+    async def events(self, run_id: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
+        """All entries of a run's stream: id and fields of each."""
+        found: list[tuple[bytes, Mapping[bytes, bytes]]] = []
+        after = "-"
+        while page := await self._redis.xrange(self._keys.events(run_id), after, "+", count=_PAGE):
+            found += page
+            after = f"({_text(page[-1][0])}"
+        return found
 
     async def undone(self, thread_id: str, run_ids: Sequence[str]) -> None:
         """Take it down that these runs' checkpoints have been removed from the thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,11 +22,21 @@ class EventStream(AsyncIterator[Event]):
     place. It is for one task at a time.
     """
 
-    def __init__(self, tails: Tails, run_id: str, *, after: EventId | None, live: bool) -> None:
+    def __init__(
+        self,
+        tails: Tails,
+        run_id: str,
+        *,
+        after: EventId | None,
+        live: bool,
+        on_leave: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._tails = tails
         self._run_id = run_id
         self._cursor = after
         self._live = live
+        self._on_leave = on_leave
+        self._at_end = False
         self._decoder = Decoder()
         self._ready: deque[Event] = deque()
         self._feed: Feed | None = None
@@ -57,18 +67,34 @@ class EventStream(AsyncIterator[Event]):
         except BaseException as error:
             # A cancelled wait (a timeout around one step, say) leaves the reader as it was.
             if not isinstance(error, asyncio.CancelledError):
-                await self.aclose()
+                self._close()
             raise
         if event is None:
             raise StopAsyncIteration
-        if event.mode != "gap":
-            self._cursor = EventId.of(event.id)
-        if event.mode == "end":
-            await self.aclose()
-        return event
+        return self._given_out(event)
+
+    async def batch(self) -> list[Event]:
+        """All events that are there by now, in their order; waits for the first. None after the last one.
+
+        For those who do something that costs more than an event does, such as drawing a screen.
+
+        Raises:
+            RunNotFound, ProtocolError, redis.exceptions.ConnectionError: as the iteration does.
+        """
+        first = await anext(self, None)
+        events = [] if first is None else [first]
+        while events and (event := self._next_ready()) is not None:
+            events.append(self._given_out(event))
+        return events
 
     async def aclose(self) -> None:
-        """Stop reading. The run goes on."""
+        """Stop reading. The run goes on, unless the reader was opened with `on_disconnect="stop"`."""
+        self._close()
+        leave, self._on_leave = self._on_leave, None
+        if leave is not None and not self._at_end:
+            await leave()
+
+    def _close(self) -> None:
         self._done = True
         self._ready.clear()
         self._leave()
@@ -89,20 +115,34 @@ class EventStream(AsyncIterator[Event]):
             self._tails.detach(self._feed)
             self._feed = None
 
+    def _given_out(self, event: Event) -> Event:
+        if event.mode != "gap":
+            self._cursor = EventId.of(event.id)
+        if event.mode == "end":
+            self._at_end = True
+            self._close()
+        return event
+
+    def _next_ready(self) -> Event | None:
+        """The next event, if it is there."""
+        if not self._ready and self._feed is not None and self._feed.buffer:
+            self._take(self._feed.buffer.popleft())
+        return self._ready.popleft() if self._ready else None
+
     async def _next(self) -> Event | None:
         if not self._started:
             await self._start()
         while True:
-            if self._ready:
-                return self._ready.popleft()
+            event = self._next_ready()
+            if event is not None:
+                return event
             if self._failure is not None:
                 raise self._failure
             if self._done:
+                self._at_end = True
                 return None
             if self._feed is None:
                 await self._catch_up()
-            elif self._feed.buffer:
-                self._take(self._feed.buffer.popleft())
             else:
                 await self._wait(self._feed)
 
@@ -173,7 +213,7 @@ class EventStream(AsyncIterator[Event]):
             self._leave()
             return
         if feed.finished:
-            await self.aclose()
+            self._close()
             return
         await feed.alarm.wait()
         feed.alarm.clear()

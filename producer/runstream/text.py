@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from runstream.model import Event
@@ -15,18 +15,25 @@ def text_of(event: Event, nodes: Container[str] | None = None) -> str:
         event: an event; only those of mode `messages` have text.
         nodes: only text of these nodes (`langgraph_node` of the message's metadata).
     """
+    return text_of_message(event.data[0]) if is_spoken(event, nodes) else ""
+
+
+def is_spoken(event: Event, nodes: Container[str] | None = None) -> bool:
+    """Whether an event is of an AI message, and of one of the nodes."""
     if event.mode != "messages":
-        return ""
+        return False
     message, metadata = event.data
-    if not message.get("type", "").startswith(("ai", "AIMessageChunk")):
-        return ""
-    if nodes is not None and metadata.get("langgraph_node") not in nodes:
-        return ""
+    if message.get("type") not in ("ai", "AIMessageChunk"):
+        return False
+    return nodes is None or metadata.get("langgraph_node") in nodes
+
+
+def text_of_message(message: Mapping[str, Any]) -> str:
+    """The text of a message, as JSON: of its content, which is a string or a list of blocks."""
     return _text(message.get("content"))
 
 
 def _text(content: Any) -> str:
-    """The text of a message's content, which is a string or a list of blocks."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

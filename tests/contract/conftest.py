@@ -1,4 +1,4 @@
-"""The contract is tried on a real Redis and on the stand-in, by the same tests."""
+"""The contract is tried on a real Redis, on the oldest one that will do, and on the stand-in, by the same tests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from runstream.scripts import Hold
 pytest.register_assert_rewrite("tests.support.promises")
 
 
-@pytest.fixture(params=["redis", "fakeredis"])
+@pytest.fixture(params=["redis_url", "redis_6_url", "fakeredis_url"], ids=["redis", "redis-6.2", "fakeredis"])
 def any_redis_url(request: pytest.FixtureRequest) -> str:
-    """Both, one after the other."""
-    url: str = request.getfixturevalue("redis_url" if request.param == "redis" else "fakeredis_url")
+    """One after the other."""
+    url: str = request.getfixturevalue(request.param)
     return url
 
 

@@ -206,7 +206,7 @@ async def test_a_line_whose_head_has_vanished_goes_on_with_the_next_enqueue(any_
 
 
 async def test_a_run_that_is_not_to_wait_is_refused_and_nothing_of_it_is_written(
-    any_client: Client, cell: Cell
+    any_client: Client, cell: Cell, namespace: str
 ) -> None:
     first = await enqueue(any_client)
     run_id = new_run_id()
@@ -216,7 +216,7 @@ async def test_a_run_that_is_not_to_wait_is_refused_and_nothing_of_it_is_written
     with pytest.raises(ThreadBusy) as running:
         await enqueue(any_client, run_id=run_id, multitask_strategy="reject", idempotency_key="k")
     assert waiting.value.run_id == running.value.run_id == first
-    assert await cell.redis.keys(f"*{run_id}*") == await cell.redis.keys("*:idempotency:*") == []
+    assert await cell.redis.keys(f"*{run_id}*") == await cell.redis.keys(f"*{namespace}*:idempotency:*") == []
     assert await cell.line("t") == [first]
 
     await cell.finish(hold, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from tests.examples.conftest import EXAMPLES
+from tests.support.attempts import HandAttempt
 from tests.support.waiting import until
 
 from runstream import Client
@@ -126,3 +127,22 @@ async def test_a_cursor_that_is_none_is_told(http: httpx.AsyncClient) -> None:
 
     assert response.status_code == 422
     assert "'seven' is no event id" in response.json()["detail"]
+
+
+async def test_what_became_void_is_replaced_also_for_a_reader_that_comes_back(
+    http: httpx.AsyncClient, make_hand: Callable[..., Awaitable[HandAttempt]]
+) -> None:
+    hand = await make_hand(stream_mode="messages")
+    await hand.say("half an answ")
+    await hand.take_over(all=True, count=1)
+    await hand.say("an answer", message_id="another")
+    await hand.end()
+
+    whole = await _read(http, f"/chat/{hand.run_id}")
+
+    assert [(frame.kind, frame.data) for frame in whole[:-1]] == [
+        ("token", "half an answ"),
+        ("replace", ""),
+        ("token", "an answer"),
+    ]
+    assert await _read(http, f"/chat/{hand.run_id}", last_event_id=whole[0].id) == whole[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -18,6 +18,7 @@ from runstream.errors import EncodingError
 from runstream_worker.chunks import Chunk
 from runstream_worker.encoding import encode_data
 from runstream_worker.events import EventEncoder, Full, MessageFolder, TextDelta
+from runstream_worker.origins import Placed
 
 META = {"langgraph_node": "model", "langgraph_step": 1}
 
@@ -47,18 +48,25 @@ def chunk(message: BaseMessage, metadata: object = META, ns: tuple[str, ...] = (
     return Chunk("messages", ns, (message, metadata))
 
 
+def task_of(each: Chunk) -> str:
+    """A task for each metadata, as LangGraph has it: the chunks of one call come from one task."""
+    _, metadata = cast("tuple[object, object]", each.data)
+    return orjson.dumps([each.ns, metadata]).decode()
+
+
 def encoded(chunks: list[Chunk], open_messages: int = 1024) -> list[dict[str, Any]]:
-    """The events of the chunks, after checking that a reader gets all of each chunk back."""
+    """The events of the chunks, after checking that a reader gets all of each chunk back, and its task."""
     encoder, reader, decoder = EventEncoder(open_messages), Reader(), Decoder()
     events = []
     for number, each in enumerate(chunks, 1):
-        event = encoder.encode(each, f"1-{number}")
+        event = encoder.encode(Placed(each, task_of(each), (number,)), f"1-{number}")
         complete = reader.read(f"1-{number}", event)
         assert complete["d"] == from_json(encode_data("messages", each.data))
         assert [*complete["d"][0]] == [*from_json(encode_data("messages", each.data))[0]], "the fields keep their order"
         decoded = decoder.decode(f"1-{number}", {FORMAT: event})
         assert (decoded.mode, decoded.ns, decoded.data) == ("messages", each.ns, complete["d"])
         assert (complete["m"], tuple(complete.get("n", ()))) == ("messages", each.ns)
+        assert decoded.task == complete["k"] == task_of(each)
         events.append(from_json(event))
     return events
 
@@ -134,10 +142,10 @@ def test_equal_in_python_is_not_equal_in_json() -> None:
 def test_a_message_that_was_changed_after_it_was_emitted_changes_nothing() -> None:
     encoder, reader = EventEncoder(), Reader()
     first = token("a", response_metadata={"model_provider": "p"})
-    reader.read("1-1", encoder.encode(chunk(first), "1-1"))
+    reader.read("1-1", encoder.encode(Placed(chunk(first)), "1-1"))
     first.response_metadata["model_provider"] = "q"
     second = token("b", response_metadata={"model_provider": "q"})
-    read = reader.read("1-2", encoder.encode(chunk(second), "1-2"))
+    read = reader.read("1-2", encoder.encode(Placed(chunk(second)), "1-2"))
     assert read["d"][0] == second.model_dump()
 
 
@@ -179,7 +187,7 @@ def test_memory_is_bounded() -> None:
     encoder = EventEncoder(open_messages=10)
     tracemalloc.start()
     for number in range(1000):
-        encoder.encode(chunk(token(message_id=f"m-{number}")), "1-1")
+        encoder.encode(Placed(chunk(token(message_id=f"m-{number}"))), "1-1")
     gc.collect()
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -191,7 +199,7 @@ def test_an_event_that_waits_to_be_sent_takes_its_own_size() -> None:
     encoder = EventEncoder()
     chunks = [chunk(token(str(number))) for number in range(1000)]
     tracemalloc.start()
-    waiting = [encoder.encode(each, "1-1") for each in chunks]
+    waiting = [encoder.encode(Placed(each), "1-1") for each in chunks]
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < len(waiting) * 100
@@ -199,8 +207,11 @@ def test_an_event_that_waits_to_be_sent_takes_its_own_size() -> None:
 
 def test_half_a_character_in_a_token_does_not_end_the_run() -> None:
     encoder = EventEncoder()
-    encoder.encode(chunk(token("")), "1-1")
-    assert from_json(encoder.encode(chunk(token("a\ud83d")), "1-2")) == {"b": "1-1", "t": "a\N{REPLACEMENT CHARACTER}"}
+    encoder.encode(Placed(chunk(token(""))), "1-1")
+    assert from_json(encoder.encode(Placed(chunk(token("a\ud83d"))), "1-2")) == {
+        "b": "1-1",
+        "t": "a\N{REPLACEMENT CHARACTER}",
+    }
 
 
 @pytest.mark.parametrize(
@@ -214,13 +225,34 @@ def test_half_a_character_in_a_token_does_not_end_the_run() -> None:
 def test_a_fault_names_its_place_and_leaves_no_base(bad: Chunk, path: str) -> None:
     encoder = EventEncoder()
     with pytest.raises(EncodingError, match=path):
-        encoder.encode(bad, "1-1")
-    assert "b" not in from_json(encoder.encode(chunk(token()), "1-2"))
+        encoder.encode(Placed(bad), "1-1")
+    assert "b" not in from_json(encoder.encode(Placed(chunk(token())), "1-2"))
 
 
-def test_the_other_modes_are_written_as_they_are() -> None:
+@pytest.mark.parametrize(
+    ("placed", "event"),
+    [
+        (Placed(Chunk("custom", (), 1)), b'{"m":"custom","d":1}'),
+        (Placed(Chunk("updates", ("a:1", "b:2"), {})), b'{"m":"updates","n":["a:1","b:2"],"d":{}}'),
+        (Placed(Chunk("updates", (), {}), "task-1", (3,)), b'{"m":"updates","k":"task-1","s":[3],"d":{}}'),
+        (Placed(Chunk("custom", ("a:1",), 1), None, (3, 0)), b'{"m":"custom","n":["a:1"],"s":[3,0],"d":1}'),
+        (Placed(Chunk("custom", (), 1), "task-1", (None,)), b'{"m":"custom","k":"task-1","s":[null],"d":1}'),
+        (Placed(Chunk("values", (), {}, ())), b'{"m":"values","d":{},"i":[]}'),
+        (
+            Placed(Chunk("values", (), {}, ({"id": "x"},)), None, (-1,)),
+            b'{"m":"values","s":[-1],"d":{},"i":[{"id":"x"}]}',
+        ),
+    ],
+)
+def test_the_other_modes_are_written_as_they_are(placed: Placed, event: bytes) -> None:
+    assert EventEncoder().encode(placed, "1-1") == event
+
+
+def test_where_a_message_comes_from_is_written_once() -> None:
     encoder = EventEncoder()
-    assert encoder.encode(Chunk("custom", (), 1), "1-1") == b'{"m":"custom","d":1}'
-    assert encoder.encode(Chunk("updates", ("a:1", "b:2"), {}), "1-2") == b'{"m":"updates","n":["a:1","b:2"],"d":{}}'
-    assert encoder.encode(Chunk("values", (), {}, ()), "1-3") == b'{"m":"values","d":{},"i":[]}'
-    assert orjson.loads(encoder.encode(Chunk("values", (), {}, ({"id": "x"},)), "1-4"))["i"] == [{"id": "x"}]
+    base, further = (
+        from_json(encoder.encode(Placed(chunk(token(text)), "task-1", (2,)), f"1-{number}"))
+        for number, text in enumerate(("", "Hel"), 1)
+    )
+    assert (base["k"], base["s"]) == ("task-1", [2])
+    assert further == {"b": "1-1", "t": "Hel"}

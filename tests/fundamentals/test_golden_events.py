@@ -29,6 +29,7 @@ from pydantic_core import from_json
 from runstream.model import STREAM_MODES
 from runstream_worker.chunks import chunks
 from runstream_worker.events import EventEncoder
+from runstream_worker.origins import Origins
 
 GOLDEN: Final = Path(__file__).parents[1] / "contract" / "golden" / "encoding"
 
@@ -105,19 +106,26 @@ def graph() -> Any:
 
 
 async def events(mode: StreamMode, version: Literal["v1", "v2"]) -> list[bytes]:
-    """The events of two runs: one until the interrupt, one from the answer to the exception."""
+    """The events of two runs: one until the interrupt, one from the answer to the exception.
+
+    As a worker has it, more is streamed than is published: `tasks` and `checkpoints` tell where the rest comes from.
+    """
+    modes: list[StreamMode] = list(dict.fromkeys([mode, "updates", "tasks", "checkpoints"]))
     compiled = graph()
     config = {"configurable": {"thread_id": "thread-1", "client": object()}}
     encoded: list[bytes] = []
     first: Any = {"messages": [{"type": "human", "content": "hi", "id": "human-1"}], "notes": []}
     answer: Command[Any] = Command(resume="yes")
     for attempt, graph_input in enumerate((first, answer), 1):
-        encoder = EventEncoder()
-        running = chunks(compiled, graph_input, config, modes=[mode], version=version, subgraphs=True)
+        encoder, origins = EventEncoder(), Origins()
+        running = chunks(compiled, graph_input, config, modes=modes, version=version, subgraphs=True)
         with pytest.raises(ValueError, match="boom") if attempt == 2 else nullcontext():
             async with aclosing(running) as emitted:
                 async for chunk in emitted:
-                    encoded.append(encoder.encode(chunk, f"{attempt}-{len(encoded) + 1}"))
+                    for placed in origins.place(chunk):
+                        if placed.chunk.mode == mode:
+                            encoded.append(encoder.encode(placed, f"{attempt}-{len(encoded) + 1}"))
+        assert not list(origins.rest()), "everything has been placed by the end"
     return encoded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, Protocol, TypedDict
@@ -260,6 +261,11 @@ class TestWithoutAnAttribute:
         assert "but no other graph" in problem("bot.py")
 
 
+@dataclass
+class Told:
+    text: str
+
+
 class TestCheckpointers:
     async def opened(self, source: GraphSource, checkpointer: InMemorySaver | None) -> Any:
         async with source.open({}, checkpointer) as graph:
@@ -274,6 +280,25 @@ class TestCheckpointers:
         mine = InMemorySaver()
         assert await self.opened(source, mine) is mine
         assert await self.opened(source, None) not in (None, mine)
+
+    async def test_a_default_does_not_replace_the_graphs_own(self) -> None:
+        own, mine = InMemorySaver(), InMemorySaver()
+        for checkpointer, expected in ((own, own), (None, mine), (False, False)):
+            graph = StateGraph(Told).add_node("tell", lambda _: {}).add_edge(START, "tell").compile(checkpointer)
+            async with graph_source("agent", graph).open({}, mine, keep_own=True) as opened:
+                assert opened.checkpointer is expected
+
+    async def test_a_replaced_one_changes_nothing_else(self) -> None:
+        graph = StateGraph(Told).add_node("tell", lambda _: {}).add_edge(START, "tell").compile(name="teller")
+        config: Any = {"configurable": {"thread_id": "t"}}
+        async with graph_source("agent", graph).open({}, InMemorySaver()) as opened:
+            chunks = [
+                chunk async for chunk in opened.astream({"text": "a"}, config, stream_mode="values", version="v2")
+            ]
+            assert chunks[-1]["data"] == Told(text="a")
+            assert (await opened.aget_state(config)).values == {"text": "a"}
+            assert opened.name == "teller"
+        assert graph.checkpointer is None
 
     async def test_a_graph_may_decline(self, write: Write) -> None:
         write("bot.py", "graph = builder().compile(checkpointer=False)")

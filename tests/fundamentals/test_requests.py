@@ -19,6 +19,7 @@ from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
 
 LIMIT = 1_000_000
+_RUN = new_run_id()
 
 
 def request(value: object = None, **options: Any) -> RunRequest:
@@ -174,7 +175,7 @@ def test_options_travel_as_they_are() -> None:
         "thread_id": "t-1",
         "timeout": timedelta(minutes=1),
         "restartable": True,
-        "continues": "01a1fb90-8749-7f95-8075-c02271a54ef4",
+        "continues": _RUN.upper(),
     }
     sent = request({"n": 1}, **options).model_dump(exclude={"v", "graph", "command"})
     expected = {
@@ -183,6 +184,7 @@ def test_options_travel_as_they_are() -> None:
         "stream_mode": ["messages", "updates"],
         "print_mode": ["values"],
         "timeout": 60.0,
+        "continues": [_RUN],
     }
     assert sent == expected
 
@@ -206,7 +208,7 @@ def test_what_only_the_queue_needs_to_know_does_not_travel_with_the_request() ->
 
 @pytest.mark.parametrize("option", ["restartable", "continues"])
 def test_what_the_worker_needs_to_know_makes_another_request(option: str) -> None:
-    value = {"restartable": True, "continues": new_run_id()}[option]
+    value = {"restartable": True, "continues": [new_run_id()]}[option]
     changed, plain = (prepare("agent", None, options, max_bytes=LIMIT) for options in ({option: value}, {}))
     assert json.loads(changed.request_json)[option] == value
     assert option not in json.loads(plain.request_json)
@@ -216,7 +218,7 @@ def test_what_the_worker_needs_to_know_makes_another_request(option: str) -> Non
 def test_the_id_of_the_run_that_is_gone_on_with_has_its_one_spelling() -> None:
     run_id = uuid.uuid4()
     for spelling in (run_id, str(run_id).upper(), run_id.hex):
-        assert request(continues=spelling).continues == str(run_id)
+        assert request(continues=spelling).continues == [str(run_id)]
 
 
 def test_options_that_are_none_are_as_if_they_were_left_out() -> None:
@@ -244,6 +246,15 @@ async def test_start_within_is_how_long_the_record_says_that_it_waits(
     ]
     week = str(7 * 24 * 3600 * 1000).encode()
     assert records == [[b"90000", b"5"], [week, b"3"]]
+
+
+def test_a_run_may_continue_one_of_several() -> None:
+    other = new_run_id()
+    assert request(None, continues=[_RUN, other, _RUN]).continues == [_RUN, other]
+    assert request(None, continues=None).continues == []
+    for wrong in ("x", [_RUN, "x"], 7):
+        with pytest.raises(InvalidRequest, match="continues: "):
+            request(None, continues=wrong)
 
 
 def test_the_same_request_has_the_same_digest_whatever_its_id() -> None:

@@ -414,7 +414,8 @@ async def test_an_attempt_that_came_and_went_without_an_event_is_no_gap(client: 
     assert [(event.id, event.mode) for event in await reading] == [("1-0", "attempt"), *expected]
     again = await collect(client.tail(hand.run_id))
     assert again == await reading
-    assert again[3].data == {"attempt": 4, "worker": "hand", "after": "1-2", "left": "drained"}
+    told = {"attempt": 4, "worker": "hand", "at": 0, "after": "1-2", "left": "drained", "checkpoint": None}
+    assert again[3].data == told
     assert ids(await collect(client.tail(hand.run_id, after="1-2"))) == ["4-0", "4-1", "4-2"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any, TypedDict
 
@@ -67,6 +68,21 @@ async def test_a_burst_spreads_over_the_workers_and_fills_every_slot(client: Cli
     assert [len(runner.running) for runner in runners] == [5] * 4
     gate.open.set()
     assert len(await results) == 20
+
+
+async def test_a_worker_without_a_free_slot_leaves_the_bell_to_others(client: Client, workers: Workers) -> None:
+    gate = Gate()
+    # With so long a poll interval only the bell can have told the other in time.
+    full = await workers.start({"concurrency": 1, "poll_interval": 10.0}, gate=gate.graph)
+    first = await client.enqueue("gate", {"n": 1})
+    await until(lambda: gate.inside == 1, "its slot is taken")
+    other = await workers.start({"poll_interval": 10.0}, gate=gate.graph, other=graph(lambda state: state))
+    await client.invoke("other", {"n": 0})  # so it listens
+    second = await client.enqueue("gate", {"n": 2})
+    await until(lambda: gate.inside == 2, "the other has taken the second run", timeout=5.0)
+    assert (list(full.running), list(other.running)) == ([first.run_id], [second.run_id])
+    gate.open.set()
+    assert await client.gather([first.run_id, second.run_id]) == [{"n": 1}, {"n": 2}]
 
 
 async def test_a_worker_takes_only_runs_of_its_graphs(client: Client, workers: Workers) -> None:
@@ -155,32 +171,98 @@ async def test_a_worker_that_is_shut_down_gives_its_runs_some_time(client: Clien
     assert await client.workers() == []
 
 
-async def test_a_run_that_outlasts_the_shutdown_of_its_worker_is_lost_and_says_so(
+async def test_a_run_that_outlasts_the_shutdown_of_its_worker_goes_on_elsewhere(
     client: Client, workers: Workers
 ) -> None:
     gate = Gate()
     async with Workers(workers.redis_url, workers.namespace) as brief:
-        await brief.start({"shutdown_grace": 0.01}, gate=gate.graph)
+        first = await brief.start({"shutdown_grace": 0.01}, gate=gate.graph)
+        run = await client.enqueue("gate", {"n": 1}, max_attempts=1)
+        await until(lambda: gate.inside == 1, "the run waits")
+    assert gate.cancelled == 1
+    info = await client.get(run.run_id)
+    assert (info.status, info.attempt) == (Status.QUEUED, 1)
+    assert [(each.attempt, each.worker, each.cause) for each in info.holders] == [(1, first.worker_id, "drained")]
+    gate.open.set()
+    await workers.start(gate=gate.graph)
+    assert await client.result(run.run_id) == {"n": 1}
+    # A shutdown costs no attempt: this run had but one.
+    assert (await client.get(run.run_id)).attempt == 2
+
+
+async def test_without_checkpoints_a_run_that_outlasts_the_shutdown_of_its_worker_is_lost_and_says_so(
+    client: Client, workers: Workers
+) -> None:
+    gate = Gate()
+    async with Workers(workers.redis_url, workers.namespace) as brief:
+        await brief.start({"shutdown_grace": 0.01, "checkpointer_url": "none"}, gate=gate.graph)
         run = await client.enqueue("gate", {"n": 1})
         await until(lambda: gate.inside == 1, "the run waits")
-    with pytest.raises(RunLost, match="the worker was shut down"):
+    with pytest.raises(RunLost, match="WorkerShutdown: the worker was shut down"):
         await client.result(run.run_id)
 
 
-async def test_a_worker_whose_lease_expired_is_told_and_another_ends_the_run(
+@pytest.mark.parametrize(
+    ("settings", "restartable"),
+    [({"restartable": frozenset({"gate"})}, False), ({}, True)],
+    ids=["the worker says so", "the run says so"],
+)
+async def test_without_checkpoints_a_restartable_run_starts_over(
+    client: Client, workers: Workers, settings: dict[str, Any], restartable: bool
+) -> None:
+    gate = Gate()
+    settings = {"shutdown_grace": 0.01, "checkpointer_url": "none", **settings}
+    async with Workers(workers.redis_url, workers.namespace) as brief:
+        await brief.start(settings, gate=gate.graph)
+        run = await client.enqueue("gate", {"n": 1}, stream_mode=["values", "updates"], restartable=restartable)
+        await until(lambda: gate.inside == 1, "the run waits")
+    gate.open.set()
+    await workers.start(settings, gate=gate.graph)
+    events = [event async for event in client.tail(run.run_id)]
+    told = ["attempt", "values", "attempt", "values", "updates", "values", "end"]
+    assert [event.mode for event in events] == told
+    again = events[2].data
+    assert (again["after"], again["left"], again["checkpoint"]) == ("1-1", "drained", None)
+    assert again["voids"] == {"all": True, "count": 1}
+    assert await client.result(run.run_id) == {"n": 1}
+
+
+async def test_a_worker_whose_lease_expired_is_told_and_another_goes_on(
     client: Client, workers: Workers, redis: Redis, namespace: str
 ) -> None:
     gate = Gate()
-    # The first is about to beat again when its lease has expired; the second looks for that twenty times as often.
-    await workers.start({"beat_interval": 1.0, "lease": 30.0}, gate=gate.graph)
+    # The first is about to beat again when its lease has expired, and has no slot left; the second looks for expired
+    # leases twenty times as often.
+    first = await workers.start({"beat_interval": 1.0, "lease": 30.0, "concurrency": 1}, gate=gate.graph)
+    run = await client.enqueue("gate", {"n": 1})
+    await until(lambda: gate.inside == 1, "the run waits")
+    second = await workers.start({"beat_interval": 0.05, "lease": 30.0}, gate=gate.graph)
+    keys = Keys(namespace)
+    await redis.zadd(keys.leases, {keys.run(run.run_id): 1})
+    await until(lambda: run.run_id in second.running, "the second worker has taken the run")
+    await until(lambda: gate.cancelled == 1, "the first worker has been told, and has let go of the run")
+    gate.open.set()
+    assert await client.result(run.run_id) == {"n": 1}
+    info = await client.get(run.run_id)
+    assert (info.attempt, info.worker) == (2, second.worker_id)
+    assert [(each.worker, each.cause) for each in info.holders] == [(first.worker_id, "lost")]
+
+
+async def test_a_run_whose_worker_takes_it_again_is_executed_once_at_a_time(
+    client: Client, workers: Workers, redis: Redis, namespace: str
+) -> None:
+    gate = Gate()
+    # Nobody else has the graph: the worker that lost the run gets it back before a beat tells it of the loss.
+    await workers.start({"beat_interval": 10.0, "lease": 30.0}, gate=gate.graph)
     run = await client.enqueue("gate", {"n": 1})
     await until(lambda: gate.inside == 1, "the run waits")
     await workers.start({"beat_interval": 0.05, "lease": 30.0}, other=graph(lambda state: state))
     keys = Keys(namespace)
     await redis.zadd(keys.leases, {keys.run(run.run_id): 1})
-    with pytest.raises(RunLost, match="lease of worker"):
-        await client.result(run.run_id)
-    await until(lambda: gate.cancelled == 1, "the first worker has been told, and has let go of the run")
+    await until(lambda: gate.cancelled == 1 and gate.inside == 1, "the second attempt waits in the place of the first")
+    gate.open.set()
+    assert await client.result(run.run_id) == {"n": 1}
+    assert (await client.get(run.run_id)).attempt == 2
 
 
 async def test_a_blocked_loop_does_not_lose_its_runs(client: Client, workers: Workers) -> None:
@@ -193,6 +275,35 @@ async def test_a_blocked_loop_does_not_lose_its_runs(client: Client, workers: Wo
     assert await client.invoke("rude", {"n": 1}) == {"n": 2}
 
 
+async def test_a_loop_that_is_blocked_for_too_long_loses_its_runs(client: Client, workers: Workers) -> None:
+    blocked, going_on = threading.Event(), threading.Event()
+    quick = {"lease": 0.4, "beat_interval": 0.1, "stall_limit": 0.3}
+
+    async def rude(state: State) -> State:
+        blocked.set()
+        going_on.wait()
+        return {"n": 1}
+
+    async def work() -> None:
+        """Another worker, in another loop, which it blocks."""
+        async with Workers(workers.redis_url, workers.namespace) as others:
+            await others.start(quick, graph=graph(rude))
+            await asyncio.to_thread(going_on.wait)
+
+    rude_worker = asyncio.create_task(asyncio.to_thread(asyncio.run, work()))
+    try:
+        run = await client.enqueue("graph", {"n": 0})
+        await until(blocked.is_set, "the run has begun, and blocks")
+        heir = await workers.start(quick, graph=graph(lambda state: {"n": 2}))
+        assert await client.result(run.run_id) == {"n": 2}
+        info = await client.get(run.run_id)
+        assert (info.attempt, info.worker) == (2, heir.worker_id)
+    finally:
+        going_on.set()
+        await rude_worker
+    assert (await client.get(run.run_id)).status is Status.SUCCESS
+
+
 async def test_a_delayed_run_starts_when_it_is_due(client: Client, workers: Workers) -> None:
     # With so long a poll interval only the time that the claim was told can have woken the worker.
     await workers.start({"poll_interval": 10.0}, one=graph(lambda state: {"n": 1}))
@@ -203,15 +314,30 @@ async def test_a_delayed_run_starts_when_it_is_due(client: Client, workers: Work
     assert info.started_at >= info.due_at
 
 
-async def test_a_request_of_another_version_ends_that_run_only(
-    client: Client, workers: Workers, redis: Redis, namespace: str
+UNREADABLE = [
+    ('{"v": 2, "graph": "one"}', "written by another version of runstream: v: Input should be 1"),
+    ("garbage", "written by another version of runstream: request: Invalid JSON"),
+    (None, "written by another version of runstream: request: Invalid JSON"),
+    ('{"graph": "renamed", "thread_id": "t", "stream_mode": []}', "this worker has no graph 'renamed'; it has one"),
+]
+
+
+@pytest.mark.parametrize("unreadable", UNREADABLE, ids=["another version", "garbage", "missing", "unknown graph"])
+async def test_a_run_that_cannot_be_read_is_a_dead_letter_and_slows_nobody(
+    client: Client, workers: Workers, redis: Redis, namespace: str, unreadable: tuple[str | None, str]
 ) -> None:
+    request, told = unreadable
+    keys = Keys(namespace)
     run = await client.enqueue("one", {"n": 0})
-    await redis.hset(Keys(namespace).run(run.run_id), "request", '{"v": 2, "graph": "one"}')  # type: ignore[misc] # redis-py 5's types
-    await redis.zadd(Keys(namespace).queue("one"), {"garbage": 1})
+    if request is None:
+        await redis.hdel(keys.run(run.run_id), "request")  # type: ignore[misc] # redis-py 5's types
+    else:
+        await redis.hset(keys.run(run.run_id), "request", request)  # type: ignore[misc] # redis-py 5's types
+    await redis.zadd(keys.queue("one"), {"garbage": 1})
     await workers.start(one=graph(lambda state: {"n": 1}))
-    with pytest.raises(RunErrored, match="ProtocolError"):
+    with pytest.raises(RunLost, match=f"ProtocolError: .*{told}"):
         await client.result(run.run_id)
+    assert await redis.zrange(keys.dead, 0, -1) == [run.run_id.encode()]
     assert await client.invoke("one", {"n": 0}) == {"n": 1}
 
 

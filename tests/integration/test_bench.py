@@ -23,6 +23,7 @@ UNITS = {
     "memory": {"bytes/token"},
     "noop": {"runs/s"},
     "checkpoints": {"bytes", "ms"},
+    "takeover": {"s", "ms"},
 }
 
 

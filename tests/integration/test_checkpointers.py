@@ -12,12 +12,15 @@ from typing import Annotated, Any, TypedDict
 
 import psycopg
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from psycopg.sql import SQL, Identifier
+from redis.asyncio import Redis
 from tests.support.workers import Workers
 
 from runstream import Client
 from runstream.errors import InvalidRequest
+from runstream.keys import Keys
 from runstream_worker.checkpoints import CheckpointerError, open_checkpointer
 
 TOGETHER = 6
@@ -28,9 +31,10 @@ class Log(TypedDict):
     entries: Annotated[list[str], operator.add]
 
 
-def log_graph() -> Any:
+def log_graph(checkpointer: Any = None) -> Any:
     """A graph that does nothing but keep what it is given."""
-    return StateGraph(Log).add_node("keep", lambda _: {"entries": []}).add_edge(START, "keep").compile()
+    graph = StateGraph(Log).add_node("keep", lambda _: {"entries": []}).add_edge(START, "keep")
+    return graph.compile(checkpointer=checkpointer)
 
 
 @pytest.fixture
@@ -77,10 +81,57 @@ async def test_runs_on_one_thread_remember_each_other_across_workers(
     assert await client.invoke("first", {"entries": ["alone"]}, thread_id="another") == {"entries": ["alone"]}
 
 
-async def test_without_a_checkpointer_a_thread_remembers_nothing(client: Client, workers: Workers) -> None:
-    await workers.start(log=log_graph())
+async def remembers(client: Client) -> bool:
+    """Whether a thread remembers its first run in its second."""
     for entry in ("a", "b"):
-        assert await client.invoke("log", {"entries": [entry]}, thread_id="shared") == {"entries": [entry]}
+        result = await client.invoke("log", {"entries": [entry]}, thread_id="shared")
+    assert result["entries"] in (["b"], ["a", "b"])
+    return len(result["entries"]) == 2
+
+
+async def is_in_redis(redis: Redis, namespace: str) -> bool:
+    """Whether the thread's checkpoints are where the runs are."""
+    return bool(await redis.exists(Keys(namespace).checkpoints("shared")))
+
+
+async def test_by_default_a_thread_remembers_in_the_redis_of_its_runs(
+    client: Client, workers: Workers, redis: Redis, namespace: str
+) -> None:
+    await workers.start(log=log_graph())
+    assert await remembers(client)
+    assert await is_in_redis(redis, namespace)
+
+
+@pytest.mark.parametrize("url", [None, "none"])
+async def test_a_graph_that_has_a_checkpointer_keeps_it(
+    client: Client, workers: Workers, redis: Redis, namespace: str, url: str | None
+) -> None:
+    saver = InMemorySaver()
+    await workers.start({"checkpointer_url": url}, log=log_graph(saver))
+    assert await remembers(client)
+    assert not await is_in_redis(redis, namespace)
+    assert list(saver.list({"configurable": {"thread_id": "shared"}}))
+
+
+async def test_a_checkpointer_that_is_named_replaces_the_graph_s_own(
+    client: Client, workers: Workers, redis: Redis, namespace: str
+) -> None:
+    saver = InMemorySaver()
+    await workers.start({"checkpointer_url": "redis"}, log=log_graph(saver))
+    assert await remembers(client)
+    assert await is_in_redis(redis, namespace)
+    assert not list(saver.list(None))
+
+
+async def test_without_a_checkpointer_a_thread_remembers_nothing(client: Client, workers: Workers) -> None:
+    await workers.start({"checkpointer_url": "none"}, log=log_graph())
+    assert not await remembers(client)
+
+
+@pytest.mark.parametrize("url", [None, "redis", "memory://"])
+async def test_a_graph_that_wants_no_checkpointer_gets_none(client: Client, workers: Workers, url: str | None) -> None:
+    await workers.start({"checkpointer_url": url}, log=log_graph(False))
+    assert not await remembers(client)
 
 
 async def test_memory_remembers_within_one_worker(client: Client, workers: Workers) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -35,12 +36,14 @@ class Emitted:
 async def in_process(graph: Any, graph_input: Any, config: Mapping[str, Any], **options: Any) -> Emitted:
     """What `astream` emits and raises here."""
     emitted = Emitted([])
+    # As the worker does; the two ids are as random as any others.
+    config = {**config, "metadata": {**config.get("metadata", {}), "run_id": str(uuid.uuid4())}}
     stream = graph.astream(graph_input, config, **options)
     try:
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 # At once: LangGraph goes on changing some of what it has emitted.
-                emitted.chunks.append(as_json(_told(chunk, options)))
+                emitted.chunks.append(as_json(_with_ids(_told(chunk, options))))
     except Exception as error:  # noqa: BLE001 - whatever the graph raises is compared
         emitted.error = type(error).__name__, str(error)
     return emitted
@@ -97,6 +100,18 @@ def _told(chunk: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
+def _with_ids(told: dict[str, Any]) -> dict[str, Any]:
+    """Messages in an update get their ids when it is applied, which is before or after it is emitted, as it happens."""
+    data = told["data"]["payload"] if told["mode"] == "debug" else told["data"]
+    if told["mode"] in ("updates", "tasks", "debug") and isinstance(data, dict):
+        for part in (data, *data.values()):
+            for value in part.values() if isinstance(part, dict) else ():
+                for message in value if isinstance(value, list) else (value,):
+                    if isinstance(message, BaseMessage) and message.id is None:
+                        message.id = str(uuid.uuid4())
+    return told
+
+
 def _with_public_configs(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Of the config in a checkpoint, what is not LangGraph's inner workings: it holds live objects."""
     told = dict(payload)
@@ -127,6 +142,11 @@ _FORMS: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...]] 
     (Mapping, dict),
     ((tuple, set, frozenset), list),
 )
+
+
+def unordered(chunks: Sequence[object]) -> list[str]:
+    """The same without the random ids and times, in an order that does not depend on when each came."""
+    return sorted(_RANDOM.sub("<>", orjson.dumps(chunk, option=orjson.OPT_SORT_KEYS).decode()) for chunk in chunks)
 
 
 def normalised(chunks: Sequence[object]) -> list[Any]:

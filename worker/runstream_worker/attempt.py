@@ -1,6 +1,8 @@
 """One attempt of one run, from the claim to the end. A newcomer reads this file first.
 
-claimed -> request -> graph -> chunks -> publisher, watched by the guard -> outcome -> finish
+claimed -> request -> execution, watched by the guard -> outcome -> finish, or give back
+
+What happens between request and outcome is told in `execution`.
 """
 
 from __future__ import annotations
@@ -8,17 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import EmptyInputError
-from langgraph.pregel import Pregel
+from langgraph.errors import EmptyInputError, GraphDrained
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -26,37 +21,27 @@ from runstream.errors import ProtocolError, RunstreamError
 from runstream.faults import is_passing
 from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
-from runstream.scripts import Claimed, Scripts
+from runstream.scripts import Claimed, Hold
 from runstream.tasks import cancel
-from runstream_worker.arguments import needs_pending, to_command
-from runstream_worker.chunks import chunks
-from runstream_worker.graphs import GraphSource
+from runstream_worker.execution import Execution, Means
 from runstream_worker.guard import Cause, Guard
-from runstream_worker.outbox import Outbox, Publisher
-from runstream_worker.outcome import FinalState, Outcome, broken_off, failed
+from runstream_worker.infrastructure import Unavailable
+from runstream_worker.outbox import Publisher
+from runstream_worker.outcome import GivenBack, Outcome, broken_off, failed
 from runstream_worker.redis_saver import Fence
-from runstream_worker.settings import WorkerSettings
+from runstream_worker.run_saver import forget_runs
 
-_FINISH_RETRY = 0.1
+_WRITE_RETRY = 0.1
 _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
+_FAULT_DELAY_MAX = 30.0
+_ROLLBACK_WITHIN = 30.0
 
 _logger = logging.getLogger("runstream.worker")
 
 
-@dataclass(frozen=True)
-class Means:
-    """What a process has to execute attempts with."""
-
-    graphs: Mapping[str, GraphSource]
-    checkpointer: BaseCheckpointSaver[Any] | None
-    scripts: Scripts
-    outbox: Outbox
-    settings: WorkerSettings
-
-
 class Attempt:
-    """One attempt: `run` executes it, `guard` ends it."""
+    """One attempt: `run` executes it, `guard` ends it, `drain` has it stop where the next one can go on."""
 
     def __init__(self, claimed: Claimed, means: Means) -> None:
         self.run_id = claimed.run_id
@@ -64,23 +49,36 @@ class Attempt:
         self.guard = Guard()
         self._claimed = claimed
         self._means = means
+        self._hold = Hold(claimed.run_id, claimed.attempt, means.worker_id)
+        self._execution: Execution | None = None
+        self._is_draining = False
         self._publisher = Publisher(
             means.outbox,
-            claimed.run_id,
-            claimed.attempt,
+            self._hold,
             self.guard,
+            # A later attempt's own event is still to be written.
+            first_seq=0 if claimed.after else 1,
             limit=means.settings.buffer_events,
             limit_bytes=means.settings.buffer_bytes,
         )
 
-    async def run(self) -> Outcome | None:
-        """Execute the attempt and write its end; None when the run was lost to another holder."""
+    async def run(self) -> Outcome | GivenBack | None:
+        """Execute the attempt and write its end, or give the run back; None when the run was lost to another holder."""
         try:
             request = self._request()
         except ProtocolError as error:
             _logger.warning("run %s cannot be read: %s", self.run_id, error)
-            return await self._finish(failed(error))
-        return await self._finish(await self._supervise(request))
+            return await self._leave(failed(error), None)
+        self._execution = Execution(request, self._claimed, self._means, self._publisher)
+        if self._is_draining:
+            self._execution.drain()
+        return await self._leave(await self._supervise(request, self._execution), request)
+
+    def drain(self) -> None:
+        """Stop at the end of the step that runs, if the graph keeps checkpoints."""
+        self._is_draining = True
+        if self._execution is not None:
+            self._execution.drain()
 
     def _request(self) -> RunRequest:
         try:
@@ -92,10 +90,10 @@ class Attempt:
                 f"the request was written by another version of runstream: {place}: {first['msg']}"
             ) from None
 
-    async def _supervise(self, request: RunRequest) -> Outcome | None:
+    async def _supervise(self, request: RunRequest, execution: Execution) -> Outcome | GivenBack | None:
         """Run the graph until it ends or the guard says so; a graph that ignores its cancellation is left behind."""
-        with Fence(self.run_id, self.number).around():
-            work = asyncio.create_task(self._execute(request), name=f"run-{self.run_id}")
+        with Fence.of(self._hold).around():
+            work = asyncio.create_task(execution.run(), name=f"run-{self.run_id}")
         ended = asyncio.create_task(self.guard.wait())
         timeout = request.timeout or self._means.settings.run_timeout
         try:
@@ -105,13 +103,20 @@ class Attempt:
         if not work.done() and self.guard.cause is None:
             self.guard.end(Cause.TIMEOUT, f"the attempt took longer than {timeout} s")
         if not work.done():
-            await self._cancel(work)
-            return broken_off(self.guard)
+            await self._cancel(work, execution)
+            return self._broken_off(execution)
         # A graph that came to its end in the same moment has done so; one that raised did it for being broken off.
         came_to_end = not work.cancelled() and work.exception() is None
-        return self._outcome_of(work) if came_to_end or self.guard.cause is None else broken_off(self.guard)
+        return self._outcome_of(work) if came_to_end or self.guard.cause is None else self._broken_off(execution)
 
-    async def _cancel(self, work: asyncio.Task[Outcome]) -> None:
+    def _broken_off(self, execution: Execution) -> Outcome | GivenBack | None:
+        outcome = broken_off(self.guard)
+        if isinstance(outcome, GivenBack) and execution.saver is None and not execution.may_start_over:
+            return Outcome(Status.LOST, ErrorInfo(type="WorkerShutdown", message=self.guard.detail))
+        return outcome
+
+    async def _cancel(self, work: asyncio.Task[Outcome], execution: Execution) -> None:
+        execution.break_off()
         try:
             async with asyncio.timeout(self._means.settings.cancel_grace):
                 await cancel([work], again_after=_CANCEL_AGAIN_AFTER)
@@ -120,122 +125,102 @@ class Attempt:
         self._publisher.seal()
         work.add_done_callback(_look_at)
 
-    def _outcome_of(self, work: asyncio.Task[Outcome]) -> Outcome | None:
+    def _outcome_of(self, work: asyncio.Task[Outcome]) -> Outcome | GivenBack | None:
         if work.cancelled():
             return failed(asyncio.CancelledError("a node of the graph cancelled its own task"))
         error = work.exception()
         if error is None:
             return work.result()
-        if not isinstance(error, RunstreamError | EmptyInputError):
+        if isinstance(error, Unavailable):
+            _logger.warning("run %s is given back: %s", self.run_id, error)
+        elif not isinstance(error, RunstreamError | EmptyInputError | GraphDrained):
             _logger.warning("run %s: the graph raised", self.run_id, exc_info=error)
         return failed(error)
 
-    async def _execute(self, request: RunRequest) -> Outcome:
-        """Stream the graph into the publisher."""
-        source = self._means.graphs.get(request.graph)
-        if source is None:
-            raise ProtocolError(f"this worker has no graph {request.graph!r}; it has {', '.join(self._means.graphs)}")
-        final = FinalState()
-        config = self._config(request, [final, _SlowDown(self._publisher)])
-        wanted = frozenset(request.stream_mode)
-        async with source.open(config, checkpointer=self._means.checkpointer) as graph:
-            stream = chunks(
-                graph,
-                await _input(graph, request, config),
-                config,
-                # Interrupts are needed even where nobody asked to see them.
-                modes=list(dict.fromkeys([*request.stream_mode, "updates"])),
-                version=request.version,
-                subgraphs=request.subgraphs,
-                **_options(request),
-            )
-            async with aclosing(stream) as emitted:
-                async for chunk in emitted:
-                    final.see(chunk)
-                    if chunk.mode in wanted:
-                        await self._publisher.put(chunk)
-            return final.outcome(graph, request.output_keys)
+    # --- ending ----------------------------------------------------------------------------------------------------
 
-    def _config(self, request: RunRequest, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
-        configurable = {**request.config.get("configurable", {}), "thread_id": request.thread_id}
-        return cast("RunnableConfig", {**request.config, "configurable": configurable, "callbacks": callbacks})
-
-    async def _finish(self, outcome: Outcome | None) -> Outcome | None:
-        """Write the end, once, however often it takes; None when the run is not this attempt's any more."""
+    async def _leave(
+        self, outcome: Outcome | GivenBack | None, request: RunRequest | None
+    ) -> Outcome | GivenBack | None:
+        """Write the end or give the run back, however often it takes; None when the run is not this attempt's."""
         await self._publisher.flush()
         if self.guard.cause in (Cause.LOST, Cause.FULL, Cause.REFUSED):
             # Learned from the replies to the last events; what was not published cannot have been a success.
             outcome = broken_off(self.guard)
-        if outcome is None:
-            return None
+        match outcome:
+            case Outcome():
+                if self.guard.cause is Cause.ROLLBACK and request is not None:
+                    await self._roll_back(request.thread_id)
+                return await self._finish(outcome)
+            case GivenBack():
+                return await self._give_back(outcome)
+            case None:
+                return None
+
+    async def _roll_back(self, thread_id: str) -> None:
+        saver = None if self._execution is None else self._execution.saver
+        if saver is None:
+            return
+        try:
+            async with asyncio.timeout(_ROLLBACK_WITHIN):
+                await forget_runs(saver, thread_id, [self.run_id])
+        except Exception:
+            # The run ends all the same, and the thread keeps what it has saved.
+            _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed", self.run_id)
+
+    async def _finish(self, outcome: Outcome) -> Outcome | None:
         outcome = _of_bounded_size(outcome, self._means.settings.max_stream_bytes)
-        end_seq = self._publisher.next_seq
-        self._publisher.close()
-        record, event = _record(outcome), _end_event(outcome)
+        record, event = _record(outcome), self._end_event(outcome)
         while self.guard.cause is not Cause.LOST:
             try:
-                held = await self._means.scripts.finish(
-                    self.run_id, self.number, end_seq=end_seq, event=event, status=outcome.status, record=record
+                reply = await self._means.scripts.finish(
+                    self._hold,
+                    end_seq=self._publisher.next_seq,
+                    event=event,
+                    status=outcome.status,
+                    record=record,
+                    leave_gap=self._publisher.leaves_gap,
                 )
             except (RedisError, OSError) as error:
-                if not is_passing(error):
-                    raise
-                _logger.warning("run %s: cannot write its end, trying again: %s", self.run_id, error)
-                await asyncio.sleep(_FINISH_RETRY)
-            else:
-                return outcome if held else None
+                await self._wait_for_redis(error)
+                continue
+            if reply.outcome != "behind":
+                self._publisher.close()
+                return outcome if reply.outcome == "ok" else None
+            # Redis has come back with less than it had acknowledged.
+            self._publisher.go_back(reply.last_seq)
+            await self._publisher.flush()
         return None
 
+    async def _give_back(self, given: GivenBack) -> GivenBack | None:
+        self._publisher.close()
+        delay = min(2.0 ** (self.number - 1), _FAULT_DELAY_MAX) if given.cause == "fault" else 0.0
+        while self.guard.cause is not Cause.LOST:
+            try:
+                reply = await self._means.scripts.release(
+                    self._hold, given.cause, given.message, delay=round(delay * 1000)
+                )
+            except (RedisError, OSError) as error:
+                await self._wait_for_redis(error)
+            else:
+                return given if reply != "not held" else None
+        return None
 
-class _SlowDown(AsyncCallbackHandler):
-    """Holds a model back while too many events wait: LangGraph's own queue between model and reader has no bound.
+    async def _wait_for_redis(self, error: Exception) -> None:
+        if not is_passing(error):
+            raise error
+        _logger.warning("run %s: cannot write its end, trying again: %s", self.run_id, error)
+        await asyncio.sleep(_WRITE_RETRY)
 
-    Only one that is called with `ainvoke` or `astream` is held back. For the others LangChain calls back in another
-    event loop, and the worker's own may be blocked by the very call; to wait there for the worker would be to wait for
-    ever.
-
-    LangChain looks at `ignore_llm` before it calls a handler, token by token. As long as there is room that look is all
-    that happens: a call would add a twentieth to what a token takes.
-    """
-
-    run_inline = True
-    ignore_chain = ignore_chat_model = ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
-
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def ignore_llm(self) -> bool:
-        """Whether there is room, and nothing to wait for."""
-        return self._publisher.has_room
-
-    async def on_llm_new_token(self, token: object, **kwargs: Any) -> None:  # noqa: ARG002 - as langchain calls it
-        """Wait for room."""
-        if asyncio.get_running_loop() is self._loop:
-            await self._publisher.room()
-
-
-async def _input(graph: Pregel[Any, Any, Any, Any], request: RunRequest, config: RunnableConfig) -> object:
-    """What `astream` is given: the input, the command, or nothing."""
-    if request.command is None:
-        return request.input
-    interrupts = (await graph.aget_state(config)).interrupts if needs_pending(request.command) else ()
-    return to_command(request.command, pending=[interrupt.id for interrupt in interrupts])
-
-
-def _options(request: RunRequest) -> dict[str, Any]:
-    """The parameters of `astream` that are passed on as they are, where they were given."""
-    options = {
-        "context": request.context,
-        "print_mode": request.print_mode or None,
-        "output_keys": request.output_keys,
-        "interrupt_before": request.interrupt_before,
-        "interrupt_after": request.interrupt_after,
-        "durability": request.durability,
-        "debug": request.debug,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+    def _end_event(self, outcome: Outcome) -> bytes:
+        data: dict[str, Any] = {"status": outcome.status, "at": time.time_ns() // 1_000_000}
+        if outcome.error is not None:
+            data["error"] = outcome.error.model_dump()
+        if outcome.reason is not None:
+            data["reason"] = outcome.reason
+        if self._publisher.next_seq == 0:
+            data["after"] = self._claimed.after
+        return orjson.dumps({"m": "end", "d": data})
 
 
 def _of_bounded_size(outcome: Outcome, limit: int) -> Outcome:
@@ -256,15 +241,6 @@ def _record(outcome: Outcome) -> dict[str, str | bytes]:
     if outcome.result is not None:
         record["result"] = outcome.result
     return record
-
-
-def _end_event(outcome: Outcome) -> bytes:
-    data: dict[str, Any] = {"status": outcome.status, "at": time.time_ns() // 1_000_000}
-    if outcome.error is not None:
-        data["error"] = outcome.error.model_dump()
-    if outcome.reason is not None:
-        data["reason"] = outcome.reason
-    return orjson.dumps({"m": "end", "d": data})
 
 
 def _look_at(work: asyncio.Task[Outcome]) -> None:

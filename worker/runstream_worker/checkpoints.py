@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,26 +47,29 @@ async def open_checkpointer(
     runs_url: str = DEFAULT_REDIS_URL,
     namespace: str = "runstream",
     ttl: float = DEFAULT_TTL,
+    own_thread_ttl: float | None = None,
 ) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
     """A checkpointer for as long as the block lasts; its tables are there. No error tells a password.
 
     Args:
         url: `redis` (the one that the runs are in), `redis://...`, `rediss://...`, `sqlite:///relative.db`,
-            `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing kept), or None for none.
+            `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing kept), or `none`.
         runs_url: of the Redis that the runs are in.
         namespace: of the runs; checkpoints in Redis have it, too.
         ttl: how long Redis keeps a thread after it was last written to, in seconds.
+        own_thread_ttl: the same for the thread of a run that was given none; as `ttl` when left out.
 
     Raises:
         InvalidRequest: the URL is none of these, or what it needs is not installed.
         CheckpointerError: the database cannot be used.
     """
-    if url is None:
+    if url in (None, "none"):
         yield None
         return
     scheme = urlsplit(url).scheme
     if url == "redis" or scheme in ("redis", "rediss"):
-        async with _redis(url, runs_url, namespace, ttl) as saver:
+        times = {"ttl": ttl, "own_thread_ttl": own_thread_ttl}
+        async with _redis(url, runs_url, namespace, times) as saver:
             yield saver
     elif scheme == "sqlite":
         async with _sqlite(url) as saver:
@@ -82,7 +85,7 @@ async def open_checkpointer(
         raise InvalidRequest(
             "checkpointer",
             f"{_without_credentials(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
-            "such as sqlite:///threads.db, or be the word redis",
+            "such as sqlite:///threads.db, or be the word redis, or none",
         )
 
 
@@ -93,11 +96,13 @@ def _without_credentials(url: str) -> str:
 
 
 @asynccontextmanager
-async def _redis(url: str, runs_url: str, namespace: str, ttl: float) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _redis(
+    url: str, runs_url: str, namespace: str, times: Mapping[str, Any]
+) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     # Only beside the runs can a script look whether an attempt still holds its run.
     beside_runs = url == "redis"
     address = runs_url if beside_runs else url
-    async with RedisSaver.from_url(address, namespace=namespace, ttl=ttl, fenced=beside_runs) as saver:
+    async with RedisSaver.from_url(address, namespace=namespace, fenced=beside_runs, **times) as saver:
         try:
             await saver.ping()
         except (RedisError, OSError) as error:

@@ -2,11 +2,13 @@
 
 An event is a JSON object, in one of three forms:
 
-    {"m": mode, "n": [ns, ...], "d": data, "i": [interrupt, ...]}    complete
+    {"m": mode, "n": [ns, ...], "k": task, "s": [steps],             complete
+     "d": data, "i": [interrupt, ...]}
     {"b": "1-5", "d": {"content": ..., ...}}                         the chunk of a message: what differs from event 1-5
     {"b": "1-5", "t": "token"}                                       the same, if that is the content alone, and text
 
-`n` is absent for the graph itself (an empty namespace). `i` is there for `values` of version `v2` only, then always.
+`n` is absent for the graph itself (an empty namespace), `k` and `s` where it is not known which task a chunk comes from
+and in which step. `i` is there for `values` of version `v2` only, then always.
 
 A message chunk that refers to `b` has that event's mode, namespace and metadata. Its message has the fields of that
 event's message, with those in `d` put in their place or added behind them; `t` stands for `{"content": t}`:
@@ -27,8 +29,8 @@ import orjson
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.base import BaseMessageChunk
 
-from runstream_worker.chunks import Chunk
 from runstream_worker.encoding import encode, encode_data, encode_small
+from runstream_worker.origins import Placed
 
 _REST_FIELDS: Final = tuple(sorted(AIMessageChunk.model_fields.keys() - {"content"}))
 _rest_of = itemgetter(*_REST_FIELDS)
@@ -182,14 +184,15 @@ class EventEncoder:
     def __init__(self, open_messages: int = OPEN_MESSAGES) -> None:
         self._folder = MessageFolder(open_messages)
 
-    def encode(self, chunk: Chunk, event_id: str) -> bytes:
+    def encode(self, placed: Placed, event_id: str) -> bytes:
         """Encode one chunk.
 
         Raises:
             EncodingError: something in the chunk has no JSON form.
         """
+        chunk = placed.chunk
         if chunk.mode != "messages":
-            return _complete(chunk, encode_data(chunk.mode, chunk.data))
+            return _complete(placed, encode_data(chunk.mode, chunk.data))
         message, metadata = cast("tuple[BaseMessage, object]", chunk.data)
         match self._folder.fold(chunk.ns, message, metadata, event_id):
             case TextDelta(base, text):
@@ -197,13 +200,18 @@ class EventEncoder:
             case Delta(base, fields):
                 return b'{"b":"%b","d":%b}' % (base.encode("ascii"), _object(fields))
             case Full(data):
-                return _complete(chunk, data)
+                return _complete(placed, data)
 
 
-def _complete(chunk: Chunk, data: bytes) -> bytes:
+def _complete(placed: Placed, data: bytes) -> bytes:
+    chunk = placed.chunk
     parts = {"m": orjson.dumps(chunk.mode)}
     if chunk.ns:
         parts["n"] = encode_small(chunk.ns, "ns")
+    if placed.task is not None:
+        parts["k"] = orjson.dumps(placed.task)
+    if placed.steps:
+        parts["s"] = orjson.dumps(placed.steps)
     parts["d"] = data
     if chunk.interrupts is not None:
         parts["i"] = encode(chunk.interrupts, "interrupts")

@@ -22,6 +22,7 @@ import difflib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from inspect import Parameter, isasyncgen, isawaitable, isclass, isgenerator, ismodule, signature
 from pathlib import Path
@@ -102,21 +103,27 @@ class GraphSource:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, config: RunnableConfig, checkpointer: BaseCheckpointSaver[Any] | None = None
+        self,
+        config: RunnableConfig,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+        *,
+        keep_own: bool = False,
     ) -> AsyncIterator[Graph]:
         """The graph for one run: a factory is called, and what it opened is closed at the end.
 
         Args:
             config: the run's config, which a factory may take.
             checkpointer: replaces the graph's own, unless the graph says `checkpointer=False`.
+            keep_own: it does not replace one that the graph was compiled with.
 
         Raises:
             GraphLoadError: the factory returned something that is not a graph. What it raises itself comes as it is.
         """
         async with contextlib.AsyncExitStack() as stack:
             graph = await self._make(config, stack)
-            if checkpointer is not None and graph.checkpointer is not False:
-                graph = graph.copy(update={"checkpointer": checkpointer})
+            is_kept = graph.checkpointer is False or (keep_own and isinstance(graph.checkpointer, BaseCheckpointSaver))
+            if checkpointer is not None and not is_kept:
+                graph = graph_with(graph, checkpointer=checkpointer)
             yield graph
 
     async def _make(self, config: RunnableConfig, stack: contextlib.AsyncExitStack) -> Graph:
@@ -180,6 +187,17 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
                 f"give one another name, as in NAME={source.location}"
             )
     return LoadedGraphs(sources, warnings)
+
+
+def graph_with(graph: Graph, **attributes: object) -> Graph:
+    """A copy of a graph with other attributes, such as its checkpointer.
+
+    `Pregel.copy` loses what `StateGraph.compile` sets on what it has made (langgraph 1.2): with `version="v2"`, values
+    would come as dicts where they are to be of the state's class.
+    """
+    changed = copy(graph)
+    vars(changed).update(attributes)
+    return changed
 
 
 def graph_source(name: str, value: object, *, location: str = "given in code") -> GraphSource:

@@ -10,10 +10,11 @@ class Cause(Enum):
     """Why an attempt has to end before its graph does."""
 
     STOP = auto()
+    ROLLBACK = auto()
     TIMEOUT = auto()
     FULL = auto()
     REFUSED = auto()
-    SHUTDOWN = auto()
+    DRAIN = auto()
     LOST = auto()
 
 

@@ -13,16 +13,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from runstream.errors import RunstreamError
+from runstream.errors import AttemptFenced, RunstreamError
 from runstream.faults import is_passing
-from runstream.scripts import Append, AppendReply, Scripts
-from runstream_worker.chunks import Chunk
+from runstream.scripts import Append, AppendReply, Hold, Scripts
 from runstream_worker.events import EventEncoder
 from runstream_worker.guard import Cause, Guard
+from runstream_worker.origins import Placed
 
 _BATCH_EVENTS = 500
 _RETRY_DELAY = 0.05
 _RETRY_DELAY_MAX = 1.0
+_KEPT_EVENTS = 2000
+_KEPT_BYTES = 1024 * 1024
 _CAUSES = {"stop": Cause.STOP, "full": Cause.FULL, "lost": Cause.LOST}
 
 _logger = logging.getLogger("runstream.worker")
@@ -39,20 +41,22 @@ class StreamTooLarge(RunstreamError):
 class Publisher:
     """Publishes the events of one attempt, in order.
 
+    It keeps those that it has published last: a Redis that comes back with less than it had acknowledged gets them
+    again, under the same ids.
+
     Args:
         outbox: sends them.
-        run_id: the run.
-        attempt: the number of the attempt.
+        hold: the attempt.
         guard: is told when the attempt may not go on.
+        first_seq: the sequence number of the attempt's first event: 1, or 0 where its own event has yet to be written.
         limit: how many events may wait before `put` does.
         limit_bytes: how many bytes of them.
     """
 
     def __init__(
-        self, outbox: Outbox, run_id: str, attempt: int, guard: Guard, *, limit: int, limit_bytes: int
+        self, outbox: Outbox, hold: Hold, guard: Guard, *, first_seq: int, limit: int, limit_bytes: int
     ) -> None:
-        self.run_id = run_id
-        self.attempt = attempt
+        self.hold = hold
         self._outbox = outbox
         self._guard = guard
         self._limit = limit
@@ -60,14 +64,16 @@ class Publisher:
         self._waiting_bytes = 0
         self._encoder = EventEncoder()
         self._waiting: deque[bytes] = deque()
+        self._kept = _Kept()
         self._on_its_way = 0
-        self._put = 0
-        self._sent = 0
+        self._next = first_seq
+        self._next_to_send = first_seq
+        self._leave_gap = False
         self._sealed = False
         self._closed = False
         self._progress = asyncio.Event()
 
-    async def put(self, chunk: Chunk) -> None:
+    async def put(self, placed: Placed) -> None:
         """Publish a chunk; waits while too many of this attempt's events are on their way.
 
         Raises:
@@ -75,17 +81,18 @@ class Publisher:
             StreamTooLarge: the chunk alone is more than the run may publish.
             PublisherClosed: the attempt is over.
         """
+        await self.put_bytes(self._encoder.encode(placed, f"{self.hold.attempt}-{self._next}"), placed.chunk.mode)
+
+    async def put_bytes(self, event: bytes, mode: str) -> None:
+        """Publish an event that has been encoded already."""
         if self._sealed:
-            raise PublisherClosed(f"attempt {self.attempt} of run {self.run_id} is over")
-        event = self._encoder.encode(chunk, f"{self.attempt}-{self._put + 1}")
+            raise PublisherClosed(f"attempt {self.hold.attempt} of run {self.hold.run_id} is over")
         if len(event) > self._outbox.byte_limit:
             limit = f"{self._outbox.byte_limit:,} (max_stream_bytes)"
-            raise StreamTooLarge(
-                f"one event of mode {chunk.mode} is {len(event):,} bytes and the run may publish {limit}"
-            )
+            raise StreamTooLarge(f"one event of mode {mode} is {len(event):,} bytes and the run may publish {limit}")
         self._waiting.append(event)
         self._waiting_bytes += len(event)
-        self._put += 1
+        self._next += 1
         self._outbox.send(self)
         if not self.has_room:
             await self.room()
@@ -103,7 +110,18 @@ class Publisher:
 
     async def flush(self) -> None:
         """Wait until everything has been published, or cannot be."""
-        while self._sent < self._put and not self._closed:
+        while self._next_to_send < self._next and not self._closed:
+            await self._next_reply()
+
+    async def published(self, seq: int) -> None:
+        """Wait until every event before this sequence number has been published.
+
+        Raises:
+            AttemptFenced: that will not be.
+        """
+        while self._next_to_send < seq:
+            if self._closed:
+                raise AttemptFenced(self.hold.run_id, self.hold.attempt)
             await self._next_reply()
 
     def seal(self) -> None:
@@ -119,48 +137,86 @@ class Publisher:
 
     @property
     def next_seq(self) -> int:
-        """The sequence number that the next event would have."""
-        return self._put + 1
+        """The sequence number that the next event will have."""
+        return self._next
+
+    @property
+    def leaves_gap(self) -> bool:
+        """Whether Redis has lost events of this attempt that are not kept any more."""
+        return self._leave_gap
 
     def take(self) -> Append | None:
         """The next batch to send; the same one until `settle` was told of its reply."""
         if self._closed or not self._waiting:
             return None
         self._on_its_way = min(len(self._waiting), _BATCH_EVENTS)
-        return Append(
-            self.run_id, self.attempt, self._sent + 1, list(itertools.islice(self._waiting, self._on_its_way))
-        )
+        batch = list(itertools.islice(self._waiting, self._on_its_way))
+        return Append(self.hold, self._next_to_send, batch, self._leave_gap)
 
     def settle(self, reply: AppendReply) -> None:
         """Take the reply to the batch that was on its way."""
         if self._closed:
             return
-        if reply.outcome in ("ok", "stop"):
+        if reply.outcome == "behind":
+            self.go_back(int(reply.detail))
+        elif reply.outcome in ("ok", "stop"):
             for _ in range(self._on_its_way):
-                self._waiting_bytes -= len(self._waiting.popleft())
-            self._sent += self._on_its_way
-            self._on_its_way = 0
+                event = self._waiting.popleft()
+                self._waiting_bytes -= len(event)
+                self._kept.add(event)
+            self._next_to_send += self._on_its_way
+            self._leave_gap = False
         else:
-            self._break_off(int(reply.detail) if reply.outcome == "full" else self._sent)
-        if reply.outcome != "ok":
+            self._break_off(int(reply.detail) + 1 if reply.outcome == "full" else self._next_to_send)
+        self._on_its_way = 0
+        if reply.outcome in _CAUSES:
             self._guard.end(_CAUSES[reply.outcome], reply.detail)
         if self._waiting:
             self._outbox.send(self)
         self._progress.set()
 
+    def go_back(self, last_seq: int) -> None:
+        """Send again what Redis has lost, which knows this attempt's events up to `last_seq` only."""
+        lost = self._kept.take_back(self._next_to_send - last_seq - 1)
+        self._leave_gap = len(lost) < self._next_to_send - last_seq - 1
+        self._next_to_send -= len(lost)
+        self._waiting.extendleft(reversed(lost))
+        self._waiting_bytes += sum(map(len, lost))
+        self._outbox.send(self)
+
     def refuse(self, error: Exception) -> None:
         """Take it that Redis will never accept the batch that was on its way."""
-        self._break_off(self._sent)
+        self._break_off(self._next_to_send)
         self._guard.end(Cause.REFUSED, f"Redis refuses this run's events: {error}")
 
-    def _break_off(self, arrived: int) -> None:
+    def _break_off(self, next_seq: int) -> None:
         # The end event goes behind what did arrive.
-        self._put = self._sent = arrived
+        self._next = self._next_to_send = next_seq
         self.close()
 
     async def _next_reply(self) -> None:
         self._progress.clear()
         await self._progress.wait()
+
+
+class _Kept:
+    """The last events that were published, as many as may be kept."""
+
+    def __init__(self) -> None:
+        self._events: deque[bytes] = deque()
+        self._bytes = 0
+
+    def add(self, event: bytes) -> None:
+        self._events.append(event)
+        self._bytes += len(event)
+        while len(self._events) > _KEPT_EVENTS or self._bytes > _KEPT_BYTES:
+            self._bytes -= len(self._events.popleft())
+
+    def take_back(self, count: int) -> list[bytes]:
+        """The last of them, in their order; fewer where fewer are kept."""
+        back = [self._events.pop() for _ in range(min(count, len(self._events)))]
+        self._bytes -= sum(map(len, back))
+        return back[::-1]
 
 
 class Outbox:

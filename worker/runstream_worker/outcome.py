@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackHandler
+from langgraph.errors import GraphDrained
 from langgraph.pregel import Pregel
 
-from runstream.errors import RunstreamError
+from runstream.errors import ProtocolError, RunstreamError
 from runstream.model import ErrorInfo, Status
 from runstream_worker.chunks import Chunk
 from runstream_worker.encoding import encode, encode_data
 from runstream_worker.guard import Cause, Guard
+from runstream_worker.infrastructure import Unavailable
 
 _INTERRUPT = "__interrupt__"
 
@@ -35,15 +37,36 @@ class Outcome:
     result: bytes | None = None
 
 
-def failed(error: BaseException) -> Outcome:
+@dataclass(frozen=True)
+class GivenBack:
+    """An attempt that is over while its run is not: the next one goes on.
+
+    Attributes:
+        cause: `drained`: the worker leaves; `fault`: what it depends on has failed.
+        message: what is told of it, should there be no attempt left.
+    """
+
+    cause: Literal["drained", "fault"]
+    message: str
+
+
+def failed(error: BaseException) -> Outcome | GivenBack:
     """The outcome of a graph that raised."""
-    return Outcome(Status.ERROR, ErrorInfo.of(error))
+    match error:
+        case GraphDrained():
+            return GivenBack("drained", "its worker was shut down")
+        case Unavailable():
+            return GivenBack("fault", str(error))
+        case ProtocolError() | NothingToGoOnFrom():
+            return Outcome(Status.LOST, ErrorInfo.of(error))
+        case _:
+            return Outcome(Status.ERROR, ErrorInfo.of(error))
 
 
-def broken_off(guard: Guard) -> Outcome | None:
+def broken_off(guard: Guard) -> Outcome | GivenBack | None:
     """The outcome of an attempt that was ended from outside; None when it is not this worker's to end."""
     match guard.cause:
-        case Cause.STOP:
+        case Cause.STOP | Cause.ROLLBACK:
             return Outcome(Status.STOPPED, reason=guard.detail)
         case Cause.TIMEOUT:
             return Outcome(Status.TIMEOUT, ErrorInfo(type="RunTimeout", message=guard.detail))
@@ -52,12 +75,22 @@ def broken_off(guard: Guard) -> Outcome | None:
             return Outcome(Status.ERROR, ErrorInfo(type="StreamTooLarge", message=message))
         case Cause.REFUSED:
             return Outcome(Status.ERROR, ErrorInfo(type="PublishRefused", message=guard.detail))
-        case Cause.SHUTDOWN:
-            return Outcome(Status.LOST, ErrorInfo(type="WorkerShutdown", message=guard.detail))
+        case Cause.DRAIN:
+            return GivenBack("drained", guard.detail)
         case Cause.LOST:
             return None
         case None:
             raise RunstreamError("nothing has ended this attempt")
+
+
+class NothingToGoOnFrom(RunstreamError):
+    """A run whose graph keeps no checkpoints has lost its worker, and may not start over."""
+
+    def __init__(self, graph: str) -> None:
+        super().__init__(
+            f"graph {graph!r} keeps no checkpoints to go on from, and neither the run nor the worker says that it may "
+            "start over: enqueue with restartable=True, or give the worker a checkpointer"
+        )
 
 
 class FinalState(AsyncCallbackHandler):
@@ -87,6 +120,11 @@ class FinalState(AsyncCallbackHandler):
             # One chunk for each task that asks; an empty one where the graph was told to stop at a node.
             self._interrupts += chunk.data[_INTERRUPT]
             self._interrupted = True
+
+    def take(self, values: Any) -> None:
+        """Take the values of a state that was saved, where the graph has not told any."""
+        if not self._streamed:
+            self._values = values
 
     async def on_chain_end(
         self,

@@ -133,10 +133,12 @@ class Pulse:
         if (reply.lost or reply.stop) and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_reply, reply)
         reaped = await scripts.reap(limit=_REAP_LIMIT, lease=lease)
+        for run_id in reaped.queued:
+            _logger.warning("run %s waits for its next attempt: its worker has stopped renewing its lease", run_id)
         for run_id in reaped.ended:
-            _logger.warning("run %s was lost: its worker has stopped renewing its lease", run_id)
+            _logger.warning("run %s has ended, as no worker has it any more", run_id)
         for run_id, reason in reaped.broken.items():
-            _logger.error("run %s was lost, and its end cannot be written: %s", run_id, reason)
+            _logger.error("run %s is not looked after, and its end cannot be written: %s", run_id, reason)
 
     async def _sign_off(self, redis: Redis, keys: Keys) -> None:
         try:

@@ -23,13 +23,16 @@ from redis.exceptions import RedisError
 from runstream import __version__
 from runstream.connection import connect
 from runstream.keys import Keys
+from runstream.model import StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
-from runstream_worker.attempt import Attempt, Means
+from runstream_worker.attempt import Attempt
 from runstream_worker.checkpoints import open_checkpointer
+from runstream_worker.execution import Means
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause
 from runstream_worker.outbox import Outbox
+from runstream_worker.outcome import GivenBack, Outcome
 from runstream_worker.pulse import RUNNING_TTL, Pulse
 from runstream_worker.settings import WorkerSettings
 
@@ -75,17 +78,28 @@ class Runner:
         """The runs that are being executed: attempt by run id. Safe to call from another thread."""
         return {run_id: attempt.number for run_id, (attempt, _) in list(self._attempts.items())}
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no more runs."""
+        return self._leaving.is_set()
+
     def start_claiming(self) -> None:
         """Begin to take runs."""
         self._claiming = asyncio.create_task(outlive(self._claim_for_ever), name="runstream-claim")
 
     async def drain(self, grace: float) -> None:
-        """Take no more runs; give those that are running some time; then end the rest."""
+        """Take no more runs; give those that are running back where the next attempt can go on.
+
+        Graphs that keep checkpoints stop at the end of the step that runs. Steps that take longer than the grace time,
+        and runs that cannot be given back, are cut off then.
+        """
         self._leaving.set()
         if self._claiming is not None:
             # Not cancelled: a claim whose reply nobody hears would leave its runs to expire.
             await self._claiming
             await self._take_what_was_missed()
+        for attempt, _ in self._attempts.values():
+            attempt.drain()
         if self._attempts:
             _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
             await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
@@ -94,16 +108,16 @@ class Runner:
             await asyncio.wait({task for _, task in self._attempts.values()})
 
     def hurry(self) -> None:
-        """End the running runs now; a `drain` that gives them time is cut short by it."""
+        """Cut the running runs off and give them back now; a `drain` that gives them time is cut short by it."""
         for attempt, _ in self._attempts.values():
-            attempt.guard.end(Cause.SHUTDOWN, "the worker was shut down before the run had ended")
+            attempt.guard.end(Cause.DRAIN, "the worker was shut down before the run had ended")
 
     def on_beat(self, reply: BeatReply) -> None:
         """Take what a beat learned of the runs."""
         for run_id in reply.lost:
             self._end(run_id, Cause.LOST)
-        for run_id, reason in reply.stop.items():
-            self._end(run_id, Cause.STOP, reason)
+        for run_id, wish in reply.stop.items():
+            self._stop(run_id, wish.reason, wish.action)
 
     async def hear_stops(self) -> None:
         """Wait for this worker's own bell, which tells it to stop a run, until cancelled."""
@@ -113,8 +127,9 @@ class Runner:
                 stroke = await cast("Any", self._stops).blpop([bell], timeout=_STOP_WAIT)
                 if stroke is not None:
                     run_key = stroke[1].decode("utf-8", "replace")
-                    reason = await cast("Any", self._stops).hget(run_key, "stop")
-                    self._end(self._keys.run_id(run_key), Cause.STOP, (reason or b"").decode("utf-8", "replace"))
+                    reason, action = await cast("Any", self._stops).hmget(run_key, "stop", "stop_action")
+                    told = (reason or b"").decode("utf-8", "replace")
+                    self._stop(self._keys.run_id(run_key), told, "rollback" if action == b"rollback" else "interrupt")
                 continue
             # A stroke that is missed while Redis is away is made up for by the next beat.
             await asyncio.sleep(_RETRY_DELAY)
@@ -122,6 +137,9 @@ class Runner:
     def _end(self, run_id: str, cause: Cause, detail: str = "") -> None:
         if run_id in self._attempts:
             self._attempts[run_id][0].guard.end(cause, detail)
+
+    def _stop(self, run_id: str, reason: str, action: StopAction) -> None:
+        self._end(run_id, Cause.ROLLBACK if action == "rollback" else Cause.STOP, reason)
 
     async def _claim_for_ever(self) -> None:
         delay = _RETRY_DELAY
@@ -143,7 +161,8 @@ class Runner:
             await self._unless_leaving(self._freed.wait())
             return
         next_due = await self._claim(min(free, _CLAIM_AT_ONCE))
-        if next_due == 0:
+        # Who has no slot left does not listen: the stroke would be missing to one that has.
+        if next_due == 0 or len(self._attempts) >= self._means.settings.concurrency:
             return
         poll = self._means.settings.poll_interval
         wait = poll if next_due < 0 else min(next_due, poll)
@@ -188,6 +207,8 @@ class Runner:
             await cancel([wait, leave])
 
     def _start(self, claimed: Claimed) -> None:
+        # A Redis that has lost its last writes may hand out again what this worker executes.
+        self._end(claimed.run_id, Cause.LOST)
         attempt = Attempt(claimed, self._means)
         task = asyncio.create_task(self._run(attempt), name=f"attempt-{attempt.run_id}")
         self._attempts[attempt.run_id] = (attempt, task)
@@ -202,12 +223,25 @@ class Runner:
             self._given_up.add(attempt.run_id)
             _logger.exception("run %s: attempt %d could not be ended", attempt.run_id, attempt.number)
         else:
-            told = outcome.status if outcome is not None else "taken from this worker"
+            told = _told(outcome)
             _logger.info("run %s: %s after %.2f s", attempt.run_id, told, time.monotonic() - began)
         finally:
-            del self._attempts[attempt.run_id]
+            # This worker may have the next attempt of the same run already.
+            current = self._attempts.get(attempt.run_id)
+            if current is not None and current[0] is attempt:
+                del self._attempts[attempt.run_id]
             self.ended += 1
             self._freed.set()
+
+
+def _told(outcome: Outcome | GivenBack | None) -> str:
+    match outcome:
+        case None:
+            return "taken from this worker"
+        case GivenBack(cause, message):
+            return f"given back ({cause}: {message})"
+        case Outcome(status):
+            return status
 
 
 async def outlive(loop: Callable[[], Awaitable[None]]) -> None:
@@ -237,15 +271,17 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         await cast("Any", calls.ping())
         checkpointer = await stack.enter_async_context(
             open_checkpointer(
-                settings.checkpointer_url,
+                settings.checkpointer_url or "redis",
                 runs_url=settings.redis_url,
                 namespace=settings.namespace,
                 ttl=settings.checkpoint_ttl,
+                own_thread_ttl=settings.own_thread_ttl,
             )
         )
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
-        means = Means(graphs, checkpointer, Scripts(calls, keys), outbox, settings)
-        runner = Runner(new_worker_id(), list(graphs), bells, stops, means)
+        worker_id = new_worker_id()
+        means = Means(worker_id, graphs, checkpointer, Scripts(calls, keys), outbox, settings)
+        runner = Runner(worker_id, list(graphs), bells, stops, means)
         pulse = Pulse(
             runner.worker_id,
             settings,

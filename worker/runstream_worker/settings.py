@@ -19,9 +19,11 @@ class WorkerSettings:
         namespace: the deployment's namespace, the same as its clients'.
         concurrency: how many runs one process executes at a time.
         checkpointer_url: where LangGraph keeps its checkpoints: `redis` (where the runs are), `redis://...`,
-            `sqlite:///PATH`, `postgresql://...`, `memory://`; None leaves each graph the checkpointer that it was
-            compiled with.
+            `sqlite:///PATH`, `postgresql://...`, `memory://`; or `none`, which leaves each graph what it was compiled
+            with. None is `redis` for graphs that were compiled without one.
+        restartable: the graphs, by name, whose runs may start over where they have no checkpoints to go on from.
         checkpoint_ttl: how long Redis keeps a thread's checkpoints after it was last written to.
+        own_thread_ttl: the same, for the thread of a run that was given none.
         run_timeout: what an attempt may take when its request says nothing; None is no limit.
         max_stream_bytes: a run that publishes more than this, or has a larger result, ends with an error.
         buffer_events: how many events of one run wait to be published before the graph is slowed down.
@@ -30,7 +32,7 @@ class WorkerSettings:
         beat_interval: how often it says something.
         stall_limit: a worker whose event loop has been blocked for longer than this gives up its runs.
         cancel_grace: how long a node may take to react to being cancelled before it is left behind.
-        shutdown_grace: how long running runs may go on after SIGTERM.
+        shutdown_grace: how long the steps that run may take after SIGTERM before they are cut off.
         poll_interval: how often an idle worker looks for due runs when no bell has rung; 10 at most.
     """
 
@@ -38,7 +40,9 @@ class WorkerSettings:
     namespace: str = "runstream"
     concurrency: int = 25
     checkpointer_url: str | None = None
+    restartable: frozenset[str] = frozenset()
     checkpoint_ttl: float = 30 * 24 * 3600.0
+    own_thread_ttl: float = 24 * 3600.0
     run_timeout: float | None = None
     max_stream_bytes: int = 64 * 1024 * 1024
     buffer_events: int = 1000

@@ -20,7 +20,7 @@ from runstream.cli import info, runs
 from runstream.cli.exits import EXIT_CODES, Exit, explain
 from runstream.cli.session import redis_url, with_client
 from runstream.errors import RunstreamError
-from runstream.model import STREAM_MODES, Status
+from runstream.model import STRATEGIES, STREAM_MODES, Status
 
 _GROUP = "runstream.commands"
 _EVENT_MODES = (*STREAM_MODES, "attempt", "end", "gap")
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = Commands(parser)
     for entry in metadata.entry_points(group=_GROUP):
         entry.load()(commands)
-    for add in (_add_enqueue, _add_tail, _add_result, _add_stop, _add_runs, _add_info):
+    for add in (_add_enqueue, _add_tail, _add_result, _add_stop, _add_runs, _add_dead, _add_requeue, _add_info):
         add(commands)
     return parser
 
@@ -159,6 +159,13 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--metadata", metavar="JSON", help="kept in the run's record")
     group.add_argument("--delay", type=float, metavar="SECONDS", help="until the run may start")
     group.add_argument("--timeout", type=float, metavar="SECONDS", help="that an attempt may take")
+    group.add_argument("--start-within", type=float, metavar="SECONDS", help="after it is due; else it ends as lost")
+    group.add_argument(
+        "--multitask-strategy", choices=STRATEGIES, metavar="STRATEGY",
+        help=f"if a run is on the thread: {', '.join(STRATEGIES)}; enqueue, that is wait, unless told otherwise",
+    )  # fmt: skip
+    group.add_argument("--max-attempts", type=int, metavar="N", help="how many workers may die with it (3)")
+    group.add_argument("--restartable", action="store_true", help="without checkpoints, start over when a worker dies")
 
 
 def _add_tail(commands: Commands) -> None:
@@ -174,7 +181,11 @@ runstream tail 01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11 --after 1-15 | jq .data""",
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--after", metavar="ID", help="go on behind this event, such as 1-15")
     where.add_argument("--live", action="store_true", help="begin with what comes from now on")
-    parser.add_argument("--text", action="store_true", help="only the model's text; the run has to stream `messages`")
+    parser.add_argument(
+        "--text", action="store_true",
+        help="only the model's text; the run has to stream `messages`. What turns out to be void cannot be taken back: "
+        "the whole text follows on a new line, and a note says so; with --json, each piece says whether it replaces",
+    )  # fmt: skip
     parser.add_argument("--node", action="append", metavar="NODE", help="only this node's messages and updates")
     parser.add_argument(
         "--mode", dest="only", action="append", choices=_EVENT_MODES, metavar="MODE",
@@ -201,6 +212,7 @@ def _add_stop(commands: Commands) -> None:
     )
     parser.add_argument("run_id", metavar="RUN_ID")
     parser.add_argument("--reason", default="", help="is kept in the run's record")
+    parser.add_argument("--rollback", action="store_true", help="remove from the thread what the run has saved")
 
 
 def _add_runs(commands: Commands) -> None:
@@ -214,6 +226,26 @@ def _add_runs(commands: Commands) -> None:
         "--status", choices=[status.value for status in Status], metavar="STATUS", help=", ".join(Status)
     )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many at most (20)")
+
+
+def _add_dead(commands: Commands) -> None:
+    parser = commands.add(
+        "dead",
+        with_client(runs.dead),
+        about="list the dead letters: runs that were lost, with who had them",
+        example="runstream dead --limit 5\nrunstream dead | jq -r .run_id | xargs runstream requeue",
+    )
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many at most (20)")
+
+
+def _add_requeue(commands: Commands) -> None:
+    parser = commands.add(
+        "requeue",
+        with_client(runs.requeue),
+        about="enqueue runs again that were lost, failed, timed out or were stopped",
+        example="runstream requeue 01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11",
+    )
+    parser.add_argument("run_ids", metavar="RUN_ID", nargs="+")
 
 
 def _add_info(commands: Commands) -> None:

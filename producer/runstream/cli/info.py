@@ -44,11 +44,12 @@ async def info(args: argparse.Namespace, client: Client, output: Output) -> int:
     """Show a run's record; without a run, Redis, the queues and the workers."""
     if args.run_id is None:
         return await _overview(args, client, output)
-    record = await client.get(args.run_id)
+    record, waiting = await client.get(args.run_id), await client.waiting_for(args.run_id)
     if output.pretty:
-        _write(output, fields(run_fields(record, output), output))
+        _write(output, fields(run_fields(record, waiting, output), output))
     else:
-        output.line(record.model_dump_json())
+        waits = None if waiting is None else waiting.model_dump(mode="json")
+        output.json({**record.model_dump(mode="json"), "waiting_for": waits})
     return Exit.OK
 
 

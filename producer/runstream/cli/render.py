@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runstream.cli.terminal import Output, Style, cells, clipped, padded, printable
-from runstream.model import Event, EventId, RunInfo, Status
+from runstream.model import Event, EventId, Holder, RunInfo, Status
+from runstream.voids import Voids
+from runstream.waiting import Waiting
 
 _STATUS_STYLES: dict[Status, Style] = {
     Status.QUEUED: "yellow",
@@ -25,25 +27,34 @@ def event_json(event: Event) -> dict[str, Any]:
     told: dict[str, Any] = {"id": event.id, "mode": event.mode, "ns": list(event.ns), "data": event.data}
     if event.interrupts is not None:
         told["interrupts"] = list(event.interrupts)
+    if event.task is not None:
+        told["task"] = event.task
     return told
 
 
-def event_line(event: Event, output: Output) -> str:
-    """An event as one line of a terminal: id, mode, namespace, and as much of its data as fits."""
+def event_line(event: Event, output: Output, *, worker_before: str | None = None) -> str:
+    """An event as one line of a terminal: id, mode, namespace, and as much of its data as fits.
+
+    Args:
+        event: the event.
+        output: where it is to be written.
+        worker_before: the worker of the attempt before, where that is known.
+    """
     head = f"{event.id:<{_ID_WIDTH}} {event.mode:<{_MODE_WIDTH}} "
     namespace = f"{'|'.join(part.partition(':')[0] for part in event.ns)} " if event.ns else ""
     room = max(output.width - cells(head) - cells(namespace), 20)
-    data = clipped(_summary(event), room)
+    data = clipped(_summary(event, worker_before), room)
     styles: tuple[Style, ...] = () if event.is_chunk else ("bold",)
     return output.styled(head, "dim") + output.styled(printable(namespace), "cyan") + output.styled(data, *styles)
 
 
-def _summary(event: Event) -> str:
+def _summary(event: Event, worker_before: str | None) -> str:
     match event.mode, event.data:
         case "messages", [{"type": str(kind), "content": content}, {"langgraph_node": node}]:
             return f"{node} {kind} {_compact(content)}"
-        case "attempt", _:
-            return f"attempt {EventId.of(event.id).attempt} begins"
+        case "attempt", data:
+            begins = f"attempt {EventId.of(event.id).attempt} begins"
+            return f"{begins}: {_taken_over(event, worker_before)}" if "left" in data else begins
         case "end", {"status": status, "error": {"type": kind, "message": message}}:
             return f"{status}: {kind}: {message}"
         case "end", {"status": status, **rest}:
@@ -52,6 +63,19 @@ def _summary(event: Event) -> str:
             return f"the events after {after} have been removed"
         case _:
             return _compact(event.data)
+
+
+_LEFT = {"lost": "was lost", "drained": "was shut down", "fault": "gave it back after a fault"}
+
+
+def _taken_over(event: Event, worker_before: str | None) -> str:
+    """Why an attempt goes on for another, and what it leaves out."""
+    who = f"worker {worker_before}" if worker_before else "the worker before"
+    left = _LEFT.get(event.data["left"], event.data["left"])
+    voids = Voids.of(event)
+    count = voids.count if voids is not None else 0
+    what = "1 event is" if count == 1 else f"{count:,} events are" if count else "nothing is"
+    return f"{who} {left}; {what} void"
 
 
 def _compact(value: Any) -> str:
@@ -88,16 +112,29 @@ def run_row(info: RunInfo, now: datetime) -> list[str]:
 RUN_HEAD = ("RUN", "STATUS", "AGE", "TOOK", "GRAPH")
 
 
-def run_fields(info: RunInfo, output: Output) -> dict[str, str]:
-    """A run's record as names and values."""
+def dead_row(info: RunInfo, now: datetime) -> list[str]:
+    """A dead letter as a row of `DEAD_HEAD`."""
+    ended = ago(info.ended_at, now) if info.ended_at else "-"
+    error = f"{info.error.type}: {info.error.message}" if info.error else "-"
+    return [info.run_id, ended, str(info.attempt), info.graph, " ".join(error.split())]
+
+
+DEAD_HEAD = ("RUN", "ENDED", "ATTEMPTS", "GRAPH", "ERROR")
+
+
+def run_fields(info: RunInfo, waiting: Waiting | None, output: Output) -> dict[str, str]:
+    """A run's record, and what it waits for, as names and values."""
     now = datetime.now(UTC)
+    failures = f" ({info.failures} of {info.max_attempts} failed)" if info.failures else ""
     pairs = {
         "run": info.run_id,
         "graph": info.graph,
         "thread": info.thread_id,
         "status": info.status,
-        "attempt": str(info.attempt),
+        "waits": str(waiting) if waiting is not None else None,
+        "attempt": f"{info.attempt}{failures}",
         "worker": info.worker,
+        **{f"attempt {holder.attempt}": _held(holder) for holder in info.holders},
         "modes": ", ".join(info.stream_mode),
         "created": f"{_clock(info.created_at)} ({ago(info.created_at, now)} ago)",
         "due": _clock(info.due_at) if info.due_at > info.created_at else None,
@@ -110,6 +147,11 @@ def run_fields(info: RunInfo, output: Output) -> dict[str, str]:
         "metadata": _compact(info.metadata) if info.metadata else None,
     }
     return {name: clipped(value, max(output.width - 14, 40)) for name, value in pairs.items() if value is not None}
+
+
+def _held(holder: Holder) -> str:
+    seconds = (holder.ended_at - holder.started_at).total_seconds()
+    return f"worker {holder.worker}, {holder.cause} at {_clock(holder.ended_at)} (after {seconds:.2f}s)"
 
 
 def ago(then: datetime, now: datetime) -> str:

@@ -1,20 +1,23 @@
-"""The commands about runs: enqueue, tail, result, stop, runs."""
+"""The commands about runs: enqueue, tail, result, stop, runs, dead, requeue."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from runstream.cli.exits import CommandError, Exit
+from runstream.cli.exits import CommandError, Exit, explain
+from runstream.cli.follow import follow, telling_why_it_waits
 from runstream.cli.inputs import read_input, run_options
-from runstream.cli.render import RUN_HEAD, event_json, event_line, run_row, table
+from runstream.cli.render import DEAD_HEAD, RUN_HEAD, dead_row, run_row, table
+from runstream.cli.session import redis_url
 from runstream.cli.terminal import Output, printable
-from runstream.client import Client
-from runstream.errors import InvalidRequest
-from runstream.model import Event, Status
+from runstream.client import Client, Run
+from runstream.errors import RunstreamError
+from runstream.model import RunInfo, Status, StopAction
 
 
 def take_input(args: argparse.Namespace) -> None:
@@ -27,18 +30,21 @@ async def enqueue(args: argparse.Namespace, client: Client, output: Output) -> i
     run = await client.enqueue(args.graph, args.input, **run_options(args))
     if args.follow or args.text:
         output.note(f"run {run.run_id}")
-        return await _follow(client, output, run.run_id, args)
+        return await follow(client, output, run.run_id, args)
     if args.result:
         output.note(f"run {run.run_id}")
-        return await _show_result(client, output, run.run_id)
+        return await _show_result(client, output, run.run_id, args)
     if output.pretty:
         output.line(run.run_id)
         again = "" if run.is_new else " (it had been enqueued before)"
         output.note(f"enqueued{again}; follow it with: {_tail_command(run.run_id, args)}")
     else:
-        told = {"run_id": run.run_id, "thread_id": run.thread_id, "graph": run.graph, "is_new": run.is_new}
-        output.json(told)
+        output.json(_told(run))
     return Exit.OK
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return {"run_id": run.run_id, "thread_id": run.thread_id, "graph": run.graph, "is_new": run.is_new}
 
 
 def _tail_command(run_id: str, args: argparse.Namespace) -> str:
@@ -48,69 +54,17 @@ def _tail_command(run_id: str, args: argparse.Namespace) -> str:
 
 async def tail(args: argparse.Namespace, client: Client, output: Output) -> int:
     """Show the events of a run until its end."""
-    return await _follow(client, output, args.run_id, args)
-
-
-async def _follow(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> int:
-    after, live = getattr(args, "after", None), getattr(args, "live", False)
-    nodes = frozenset(getattr(args, "node", None) or ())
-    if args.text:
-        if live:
-            raise InvalidRequest("--live", "text begins at the start or --after an event; leave --live out")
-        return await _follow_text(client, output, run_id, nodes=nodes, after=after)
-    modes = frozenset(getattr(args, "only", None) or ())
-    async with client.tail(run_id, after=after, live=live) as events:
-        async for event in events:
-            if _is_wanted(event, modes, nodes):
-                _show_event(event, output)
-            elif event.mode == "gap":
-                output.note(f"events after {event.data['after']} have been removed")
-    await client.wait(run_id)
-    return Exit.OK
-
-
-async def _follow_text(client: Client, output: Output, run_id: str, *, nodes: frozenset[str], after: str | None) -> int:
-    text = ""
-    try:
-        async for text in client.text(run_id, node=sorted(nodes) or None, after=after):
-            output.write(printable(text) if output.pretty else text)
-    finally:
-        if text and not text.endswith("\n"):
-            output.line()
-    return Exit.OK
-
-
-def _show_event(event: Event, output: Output) -> None:
-    if output.pretty:
-        output.line(event_line(event, output))
-    else:
-        output.json(event_json(event))
-
-
-def _is_wanted(event: Event, modes: frozenset[str], nodes: frozenset[str]) -> bool:
-    if modes and event.mode not in modes:
-        return False
-    return not (nodes and event.is_chunk) or not nodes.isdisjoint(_nodes_of(event))
-
-
-def _nodes_of(event: Event) -> frozenset[str]:
-    """The nodes that an event says it is of; only messages and updates say so."""
-    match event.mode, event.data:
-        case "messages", [_, {"langgraph_node": str(node)}]:
-            return frozenset({node})
-        case "updates", {**by_node}:
-            return frozenset(str(node) for node in by_node)
-        case _:
-            return frozenset()
+    return await follow(client, output, args.run_id, args)
 
 
 async def result(args: argparse.Namespace, client: Client, output: Output) -> int:
     """Wait for a run and show what it returned."""
-    return await _show_result(client, output, args.run_id)
+    return await _show_result(client, output, args.run_id, args)
 
 
-async def _show_result(client: Client, output: Output, run_id: str) -> int:
-    value: Any = await client.result(run_id)
+async def _show_result(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> int:
+    async with telling_why_it_waits(client, output, run_id, args):
+        value: Any = await client.result(run_id)
     if output.pretty:
         output.line(printable(json.dumps(value, ensure_ascii=False, indent=2)))
     else:
@@ -120,7 +74,8 @@ async def _show_result(client: Client, output: Output, run_id: str) -> int:
 
 async def stop(args: argparse.Namespace, client: Client, output: Output) -> int:
     """Ask that a run end."""
-    stopped = await client.stop(args.run_id, reason=args.reason)
+    action: StopAction = "rollback" if args.rollback else "interrupt"
+    stopped = await client.stop(args.run_id, reason=args.reason, action=action)
     if not output.pretty:
         output.json({"outcome": stopped.outcome, "status": stopped.status})
         return Exit.OK
@@ -135,17 +90,56 @@ async def stop(args: argparse.Namespace, client: Client, output: Output) -> int:
 
 async def runs(args: argparse.Namespace, client: Client, output: Output) -> int:
     """List the newest runs."""
+    found = await client.runs(limit=_limit(args), status=Status(args.status) if args.status else None)
+    nothing = "there are no runs" + (f" that are {args.status}" if args.status else "")
+    return _list(found, output, RUN_HEAD, run_row, nothing)
+
+
+async def dead(args: argparse.Namespace, client: Client, output: Output) -> int:
+    """List the dead letters."""
+    return _list(await client.dead(limit=_limit(args)), output, DEAD_HEAD, dead_row, "there are no dead letters")
+
+
+def _limit(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise CommandError(f"--limit: {args.limit} must be a whole number over 0", Exit.USAGE)
-    found = await client.runs(limit=args.limit, status=Status(args.status) if args.status else None)
+    return int(args.limit)
+
+
+def _list(
+    found: Sequence[RunInfo],
+    output: Output,
+    head: Sequence[str],
+    row: Callable[[RunInfo, datetime], list[str]],
+    nothing: str,
+) -> int:
     if not output.pretty:
         for info in found:
             output.line(info.model_dump_json())
-        return Exit.OK
-    if not found:
-        output.note("there are no runs" + (f" that are {args.status}" if args.status else ""))
-        return Exit.OK
-    now = datetime.now(UTC)
-    for line in table([run_row(info, now) for info in found], RUN_HEAD, output):
-        output.line(line)
+    elif not found:
+        output.note(nothing)
+    else:
+        now = datetime.now(UTC)
+        for line in table([row(info, now) for info in found], head, output):
+            output.line(line)
     return Exit.OK
+
+
+async def requeue(args: argparse.Namespace, client: Client, output: Output) -> int:
+    """Enqueue runs again; one that cannot be does not keep the others from it."""
+    worst: int = Exit.OK
+    for run_id in args.run_ids:
+        try:
+            run = await client.requeue(run_id)
+        except RunstreamError as error:
+            code, told = explain(error, redis_url(args))
+            output.note(f"error: {told}")
+            worst = worst or code
+            continue
+        if output.pretty:
+            output.line(run.run_id)
+            before = "" if run.is_new else " before"
+            output.note(f"run {run_id} was requeued{before}; follow it with: {_tail_command(run.run_id, args)}")
+        else:
+            output.json({**_told(run), "requeued_from": run_id})
+    return worst

@@ -162,9 +162,9 @@ local function stop_run(run, leases, reason, action, now)
 end
 
 -- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
--- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has.
--- Returns 'stopped' | 'lost' | 'queued'.
-local function leave(run, leases, cause, failed, message, now)
+-- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has; delay: ms before
+-- the next one. Returns 'stopped' | 'lost' | 'queued'.
+local function leave(run, leases, cause, failed, message, now, delay)
   local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
     'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held', 'line')
   local holders = record[4] and cjson.decode(record[4]) or {}
@@ -192,6 +192,6 @@ local function leave(run, leases, cause, failed, message, now)
   redis.call('ZADD', leases, now + wait, run)
   for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
   for _, key in ipairs({leases, run_ids_of(run), record[14] or leases}) do outlive(key, ttl) end
-  queue_up(run, record[9], record[10], record[11])
+  queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
   return 'queued'
 end

@@ -26,7 +26,7 @@ local function look_after(run)
     return 'lost'
   elseif record[1] == 'running' then
     local told = 'the lease of worker ' .. (record[2] or '?') .. ' expired: it was killed, or it could not reach Redis'
-    return leave(run, KEYS[1], 'lost', true, told, now)
+    return leave(run, KEYS[1], 'lost', true, told, now, 0)
   end
   return 'over'
 end

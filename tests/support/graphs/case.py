@@ -20,6 +20,7 @@ class Case:
         options: parameters of `astream` for every run.
         configurable: what every run's config holds under that name.
         ends: the status with which each of the runs ends.
+        in_order: whether the chunks come in one order; parallel subgraphs end as soon as they have saved their state.
         error: the type and message of the exception in those that end with `error`.
     """
 
@@ -30,6 +31,7 @@ class Case:
     configurable: Mapping[str, Any] = field(default_factory=dict)
     ends: tuple[str, ...] = ("success",)
     error: tuple[str, str] | None = None
+    in_order: bool = True
 
     def __post_init__(self) -> None:
         assert len(self.inputs) == len(self.ends), self.name

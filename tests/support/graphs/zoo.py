@@ -470,7 +470,7 @@ ZOO: Final = (
     Case("jumps", jumps, (NONE,)),
     Case("loop", loop, (NONE,)),
     Case("nested", nested, ({**HI, "steps": []},)),
-    Case("parallel_subgraphs", parallel_subgraphs, (NONE,)),
+    Case("parallel_subgraphs", parallel_subgraphs, (NONE,), in_order=False),
     Case("asking_subgraph", asking_subgraph, (NONE, Command(resume="yes")), ends=PAUSED),
     Case("asking", asking, (NONE, Command(resume={"sure": True}, update={"total": 3})), ends=PAUSED),
     Case("asking_twice", asking_twice_at_once, (NONE,), ends=("interrupted",)),

@@ -96,11 +96,20 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         type=_not_empty,
         metavar="URL",
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
-        help="redis, sqlite:///FILE, postgresql://... or memory://; else RUNSTREAM_CHECKPOINTER, else each graph's own",
+        help="redis, sqlite:///FILE, postgresql://..., memory:// or none; else RUNSTREAM_CHECKPOINTER, else redis for "
+        "graphs that were compiled without one",
+    )
+    parser.add_argument(
+        "--restartable",
+        action="append",
+        type=_not_empty,
+        default=[],
+        metavar="NAME",
+        help="a graph whose runs may start over where they have no checkpoints to go on from (repeatable)",
     )
     parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(
-        "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for runs to end in ({grace:g})"
+        "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for steps to end in ({grace:g})"
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
 

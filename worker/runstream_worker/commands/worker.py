@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT."""
     if args.check:
         return asyncio.run(_check(args))
+    # Before LangGraph is imported: of what a checkpoint names, it makes only classes that it knows or that the graph's
+    # state has. Otherwise whoever can write to Redis could have any class imported and called.
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     set_up_logging(args.log_level)
     output = Output(pretty=not args.json)
     if args.processes > 1:
@@ -59,6 +62,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         namespace=namespace(args),
         concurrency=args.concurrency,
         checkpointer_url=args.checkpointer,
+        restartable=frozenset(args.restartable),
         run_timeout=args.run_timeout,
         shutdown_grace=args.shutdown_grace,
     )
@@ -102,6 +106,7 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
         f"--shutdown-grace={args.shutdown_grace}",
         f"--log-level={args.log_level}",
     ]
+    arguments += [f"--restartable={name}" for name in args.restartable]
     if args.run_timeout is not None:
         arguments.append(f"--run-timeout={args.run_timeout}")
     if args.config is not None:

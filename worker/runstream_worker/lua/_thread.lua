@@ -18,10 +18,10 @@ local function keep_alive(thread, ttl)
 end
 
 -- Whether the attempt that writes has lost its run; who writes outside of a run is not asked.
-local function lost(run, attempt)
+local function lost(run, holder)
   if not run then return false end
-  local record = redis.call('HMGET', run, 'status', 'attempt')
-  return record[1] ~= 'running' or record[2] ~= attempt
+  local record = redis.call('HMGET', run, 'status', 'attempt', 'worker')
+  return record[1] ~= 'running' or (record[2] or '') .. ':' .. (record[3] or '') ~= holder
 end
 
 -- The first line of a string, and where the rest begins.

@@ -1,6 +1,6 @@
 -- Writes a checkpoint, the channel values that are new with it, and the pieces that these consist of.
 -- KEYS  1 thread (hash)  2 its index (sorted set)  3 threads (sorted set)  4 run (hash), only from within a run
--- ARGV  1 thread id  2 time to live, ms  3 attempt, empty without a run  4 name of the checkpoint  5 its row
+-- ARGV  1 thread id  2 time to live, ms  3 attempt:worker, empty without a run  4 name of the checkpoint  5 its row
 --       6 how many of the following are values  then name, value pairs of these
 --       then name, value pairs of pieces, a value `?` standing for one that should be there already
 -- Returns {'ok'}; {'lost'}: nothing written, the attempt does not hold the run;

@@ -1,6 +1,6 @@
 -- Keeps what a task has written towards the next checkpoint.
 -- KEYS  1 thread (hash)  2 its index (sorted set)  3 threads (sorted set)  4 run (hash), only from within a run
--- ARGV  1 thread id  2 time to live, ms  3 attempt, empty without a run
+-- ARGV  1 thread id  2 time to live, ms  3 attempt:worker, empty without a run
 --       4.. 'set' (in the place of what is there) or 'add' (unless something is there), name, value
 -- Returns {'ok'}; {'lost'}: nothing written, the attempt does not hold the run.
 --#include _thread.lua

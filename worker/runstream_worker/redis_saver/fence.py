@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from runstream.scripts import Hold
+
 _holder: ContextVar[Fence | None] = ContextVar("runstream_fence", default=None)
 
 
@@ -20,6 +22,17 @@ class Fence(NamedTuple):
 
     run_id: str
     attempt: int
+    worker_id: str
+
+    @classmethod
+    def of(cls, hold: Hold) -> Fence:
+        """The fence of a run's holder."""
+        return cls(*hold)
+
+    @property
+    def token(self) -> str:
+        """What the scripts compare with the run's record."""
+        return f"{self.attempt}:{self.worker_id}"
 
     @contextmanager
     def around(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self, TypeVar, cast
 
@@ -56,6 +56,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         redis: a client with `decode_responses=False`; it stays the caller's to close.
         keys: how keys are spelled.
         ttl: how long a thread is kept after it was last written to, in seconds.
+        own_thread_ttl: the same for the thread of a run that was given none, whose id is the run's; else `ttl`.
         fenced: the runs are in this Redis, under these keys. Then an attempt that has lost its run cannot write.
         serde: turns values into bytes; LangGraph's by default.
         patience: how long a call goes on trying while Redis is away, in seconds.
@@ -70,6 +71,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         keys: Keys,
         *,
         ttl: float = DEFAULT_TTL,
+        own_thread_ttl: float | None = None,
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
         patience: float = _PATIENCE,
@@ -78,7 +80,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         if ttl <= 0:
             raise InvalidRequest("ttl", f"{ttl!r} must be more than 0 seconds")
         self._fenced = fenced
-        self._store = Store(redis, keys, ttl=ttl, patience=patience)
+        self._store = Store(redis, keys, ttl=ttl, own_thread_ttl=own_thread_ttl or ttl, patience=patience)
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -89,6 +91,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         *,
         namespace: str = "runstream",
         ttl: float = DEFAULT_TTL,
+        own_thread_ttl: float | None = None,
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
         connections: int = 10,
@@ -100,7 +103,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         """
         redis = connect(url, connections=connections)
         try:
-            yield cls(redis, Keys(namespace), ttl=ttl, fenced=fenced, serde=serde)
+            yield cls(redis, Keys(namespace), ttl=ttl, own_thread_ttl=own_thread_ttl, fenced=fenced, serde=serde)
         finally:
             await redis.aclose()
 
@@ -241,6 +244,11 @@ class RedisSaver(BaseCheckpointSaver[str]):
             rows.append(("add" if index >= 0 else "set", place.write_name(task_id, index), row))
         await self._store.put_writes(_thread_id(config), rows, self._fence())
 
+    @property
+    def is_fenced(self) -> bool:
+        """Whether Redis itself refuses what an attempt writes that does not hold its run."""
+        return self._fenced
+
     def _fence(self) -> Fence | None:
         return Fence.here() if self._fenced else None
 
@@ -261,10 +269,16 @@ class RedisSaver(BaseCheckpointSaver[str]):
         if not wanted:
             return
         for thread_id in await self._store.threads():
-            for page in _in_pages(await self._store.all_names(thread_id), _PAGE):
-                rows = await self._store.rows(thread_id, page)
-                if names := [name for name, row in rows.items() if Row(row).run_id in wanted]:
-                    await self._store.drop(thread_id, names)
+            await self.aforget_runs(thread_id, wanted)
+
+    async def aforget_runs(self, thread_id: str, run_ids: Collection[str]) -> None:
+        """Remove the checkpoints that these runs have written in one thread."""
+        names: list[bytes] = []
+        for page in _in_pages(await self._store.all_names(thread_id), _PAGE):
+            rows = await self._store.rows(thread_id, page)
+            names += [name for name, row in rows.items() if Row(row).run_id in run_ids]
+        if names:
+            await self._store.drop(thread_id, names)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Remove what is not needed to go on with these threads.

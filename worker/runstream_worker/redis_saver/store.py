@@ -44,14 +44,16 @@ class Store:
         redis: a client with `decode_responses=False`.
         keys: the cell's keys.
         ttl: how long a thread is kept after it was last written to, in seconds.
+        own_thread_ttl: the same for a thread that has the id of the run which writes to it.
         patience: how long to go on trying while Redis is away, in seconds.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, *, ttl: float, patience: float) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, ttl: float, own_thread_ttl: float, patience: float) -> None:
         # redis-py's types differ from release to release, and say `str` where bytes and numbers go as well.
         self._redis: Any = redis
         self._keys = keys
         self._ttl = round(ttl * 1000)
+        self._own_thread_ttl = round(own_thread_ttl * 1000)
         self._patience = patience
 
     async def ping(self) -> None:
@@ -77,7 +79,11 @@ class Store:
         keys = [*self._thread(thread_id), self._keys.checkpointed]
         if fence is None:
             return keys, [thread_id, self._ttl, ""]
-        return [*keys, self._keys.run(fence.run_id)], [thread_id, self._ttl, fence.attempt]
+        return [*keys, self._keys.run(fence.run_id)], [
+            thread_id,
+            self._own_thread_ttl if fence.run_id == thread_id else self._ttl,
+            fence.token,
+        ]
 
     async def put(
         self,
@@ -175,4 +181,4 @@ def _flat(groups: Iterable[tuple[Any, ...]]) -> list[Any]:
 
 def _check(reply: Sequence[bytes], fence: Fence | None) -> None:
     if reply[0] == b"lost" and fence is not None:
-        raise AttemptFenced(*fence)
+        raise AttemptFenced(fence.run_id, fence.attempt)

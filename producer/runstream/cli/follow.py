@@ -1,0 +1,145 @@
+"""Following a run in the shell: `tail`, `enqueue --follow`, `--text`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.exceptions import RedisError
+
+from runstream.cli.exits import Exit
+from runstream.cli.render import event_json, event_line
+from runstream.cli.terminal import Output, printable
+from runstream.client import Client
+from runstream.errors import InvalidRequest, RunstreamError
+from runstream.model import Event
+from runstream.spoken import Text
+from runstream.tasks import cancel
+from runstream.waiting import Waiting
+
+_PATIENCE = 1.0
+_LOOK_AGAIN_AFTER = 5.0
+
+
+async def follow(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> int:
+    """Show a run's events, or its text, until its end."""
+    after, live = getattr(args, "after", None), getattr(args, "live", False)
+    nodes = frozenset(getattr(args, "node", None) or ())
+    if args.text and live:
+        raise InvalidRequest("--live", "text begins at the start or --after an event; leave --live out")
+    async with telling_why_it_waits(client, output, run_id, args):
+        if args.text:
+            await _follow_text(client, output, run_id, nodes=nodes, after=after, as_json=args.json)
+        else:
+            modes = frozenset(getattr(args, "only", None) or ())
+            await _follow_events(client, output, run_id, modes=modes, nodes=nodes, after=after, live=live)
+    return Exit.OK
+
+
+async def _follow_events(
+    client: Client,
+    output: Output,
+    run_id: str,
+    *,
+    modes: frozenset[str],
+    nodes: frozenset[str],
+    after: str | None,
+    live: bool,
+) -> None:
+    worker = None
+    async with client.tail(run_id, after=after, live=live) as events:
+        async for event in events:
+            if not _is_wanted(event, modes, nodes):
+                if event.mode == "gap":
+                    output.note(f"events after {event.data['after']} have been removed")
+            elif output.pretty:
+                output.line(event_line(event, output, worker_before=worker))
+            else:
+                output.json(event_json(event))
+            if event.mode == "attempt":
+                worker = event.data.get("worker")
+    await client.wait(run_id)
+
+
+async def _follow_text(
+    client: Client, output: Output, run_id: str, *, nodes: frozenset[str], after: str | None, as_json: bool
+) -> None:
+    if as_json:
+        async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
+            output.json({"id": piece.event_id, "text": piece, "replaces": piece.replaces})
+        return
+    within_line = False
+    try:
+        async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
+            if piece.replaces:
+                _begin_anew(output, piece, within_line=within_line)
+                within_line = False
+            output.write(printable(piece) if output.pretty else piece)
+            within_line = not piece.endswith("\n") if piece else within_line
+    finally:
+        if within_line:
+            output.line()
+
+
+def _begin_anew(output: Output, piece: Text, *, within_line: bool) -> None:
+    """Say that what has been shown is void; what is written cannot be taken back, the whole follows on a new line."""
+    if within_line:
+        output.line()
+    attempt = piece.event_id.partition("-")[0]
+    told = f"attempt {attempt} says some of it again; the whole text that stands now:"
+    if output.pretty:
+        output.line(output.styled(f"[{told}]", "dim"))
+    else:
+        output.note(told)
+
+
+@asynccontextmanager
+async def telling_why_it_waits(
+    client: Client, output: Output, run_id: str, args: argparse.Namespace
+) -> AsyncIterator[None]:
+    """Tell people, once, when a run has waited for more than a second for something that may not come by itself."""
+    telling = asyncio.create_task(_tell_why_it_waits(client, output, run_id, args))
+    try:
+        yield
+    finally:
+        await cancel([telling])
+
+
+async def _tell_why_it_waits(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> None:
+    told: set[str] = set()
+    await asyncio.sleep(_PATIENCE)
+    # What is wrong with the run or with Redis, whoever reads the run is told anyway.
+    with suppress(RunstreamError, RedisError, OSError):
+        while (waiting := await client.waiting_for(run_id)) is not None:
+            if waiting.reason not in {"slots", *told}:
+                output.note(f"the run waits: {waiting}{_remedy(waiting, args)}")
+                told.add(waiting.reason)
+            await asyncio.sleep(_LOOK_AGAIN_AFTER)
+
+
+def _remedy(waiting: Waiting, args: argparse.Namespace) -> str:
+    if waiting.reason != "worker":
+        return ""
+    namespace = ["--namespace", args.namespace] if args.namespace else []
+    # No --redis: its password is not to be shown again.
+    return f"; start one with: {shlex.join(['runstream', 'worker', f'{waiting.graph}=FILE.py:GRAPH', *namespace])}"
+
+
+def _is_wanted(event: Event, modes: frozenset[str], nodes: frozenset[str]) -> bool:
+    if modes and event.mode not in modes:
+        return False
+    return not (nodes and event.is_chunk) or not nodes.isdisjoint(_nodes_of(event))
+
+
+def _nodes_of(event: Event) -> frozenset[str]:
+    """The nodes that an event says it is of; only messages and updates say so."""
+    match event.mode, event.data:
+        case "messages", [_, {"langgraph_node": str(node)}]:
+            return frozenset({node})
+        case "updates", {**by_node}:
+            return frozenset(str(node) for node in by_node)
+        case _:
+            return frozenset()

@@ -1,0 +1,264 @@
+"""A run's messages from the events that published them, so that what turns out to be void can be taken out again.
+
+What is kept of a message is one sum for each task that published it, not one for each chunk: a task's events are void
+together. Only of events that come from no task is each one kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from runstream.merging import Tree, add_usage, merge_content, merge_dicts, merge_lists, plain
+from runstream.model import Event
+from runstream.toolcalls import Calls, tool_calls_of
+from runstream.voids import Voids
+
+_OWN_RULE: Final = frozenset({
+    "content", "additional_kwargs", "response_metadata", "usage_metadata", "tool_call_chunks", "tool_calls",
+    "invalid_tool_calls", "type", "id",
+})  # fmt: skip
+_CALL_FIELDS = ("name", "args", "id", "index")
+_FROM_LANGCHAIN = "lc_"
+
+
+class _Part:
+    """What one task has published of one message in one go, or an event that comes from no task, or a whole message.
+
+    Attributes:
+        task, event_id: where it comes from; the event's id only where it is one event.
+        ids: those under which the message came.
+        ns, metadata: of its first event.
+        whole: whether it is no chunk, and so takes the place of what came before it.
+        tree: the sum of its chunks.
+    """
+
+    __slots__ = ("event_id", "ids", "metadata", "ns", "task", "tree", "whole")
+
+    def __init__(self, event: Event, message: dict[str, Any], metadata: dict[str, Any]) -> None:
+        message_id = message.get("id")
+        self.whole = not _is_chunk(message)
+        self.task = event.task
+        self.event_id = event.id if self.whole or event.task is None else None
+        self.ids = [] if message_id is None else [message_id]
+        self.ns = event.ns
+        self.metadata = metadata
+        self.tree: Tree = plain(message)
+
+    def takes(self, event: Event) -> bool:
+        """Whether a further chunk of its message is void whenever this is."""
+        return self.task is not None and self.task == event.task and not self.whole
+
+
+class _Message:
+    """One message: its parts in their order, and what they amount to, once somebody has asked."""
+
+    __slots__ = ("parts", "told")
+
+    def __init__(self) -> None:
+        self.parts: list[_Part] = []
+        self.told: dict[str, Any] | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        return [message_id for part in self.parts for message_id in part.ids]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether further chunks of it are to be expected."""
+        last = self.parts[-1]
+        return not last.whole and not _is_last(last.tree)
+
+    def tell(self, *, ended: bool) -> dict[str, Any] | None:
+        """The message as it stands; None where it was removed."""
+        if self.told is None:
+            parts = self._standing()
+            self.told = _told(_sum(parts), _best_id(self.ids), ended=ended) if parts else None
+        return self.told
+
+    def _standing(self) -> Sequence[_Part]:
+        """The parts that count: a whole message replaces those before it, a removal leaves nothing of them."""
+        for at in range(len(self.parts) - 1, -1, -1):
+            if self.parts[at].whole:
+                return self.parts[at + 1 if self.parts[at].tree.get("type") == "remove" else at :]
+        return self.parts
+
+
+class Messages:
+    """The messages of a run, in the order in which they appeared."""
+
+    def __init__(self) -> None:
+        self._parts: list[_Part] = []
+        self._in_order: list[_Message] = []
+        self._by_id: dict[str, _Message] = {}
+        self._begun_by: dict[str, list[_Message]] = {}
+        self._ended = False
+
+    def add(self, event: Event) -> None:
+        """Take an event of the mode `messages`."""
+        message, metadata = event.data
+        message_id = message.get("id")
+        known = self._by_id.get(message_id) if message_id is not None else None
+        if known is None and message_id is not None and event.task is not None and _is_chunk(message):
+            known = self._same_call(message_id, event.task, event.ns, metadata)
+        if known is not None and known.parts[-1].takes(event) and _is_chunk(message):
+            part = known.parts[-1]
+            _add_chunk(part.tree, message)
+            if message_id not in part.ids:
+                part.ids.append(message_id)
+                self._by_id[message_id] = known
+            known.told = None
+        else:
+            part = _Part(event, message, metadata)
+            self._parts.append(part)
+            self._place(part)
+
+    def leave_out(self, voids: Voids) -> bool:
+        """Take out what is void; tell whether there was any."""
+        kept = [part for part in self._parts if not voids.covers_source(part.task, part.event_id)]
+        if len(kept) == len(self._parts):
+            return False
+        self._parts, self._in_order, self._by_id, self._begun_by = kept, [], {}, {}
+        for part in kept:
+            self._place(part)
+        return True
+
+    def end(self) -> bool:
+        """Take it that nothing more will come; tell whether that changes a message."""
+        self._ended = True
+        open_ones = [message for message in self._in_order if message.is_open]
+        for message in open_ones:
+            message.told = None
+        return bool(open_ones)
+
+    def tell(self) -> list[dict[str, Any]]:
+        """The messages as they stand; those that have not changed are the same objects as before."""
+        told = (message.tell(ended=self._ended) for message in self._in_order)
+        return [message for message in told if message is not None]
+
+    def metadata_of(self, message_id: str) -> dict[str, Any] | None:
+        """What LangGraph says of a message."""
+        message = self._by_id.get(message_id)
+        return None if message is None else message.parts[0].metadata
+
+    def _place(self, part: _Part) -> None:
+        """Put a part to its message, or begin one."""
+        message = next((self._by_id[message_id] for message_id in part.ids if message_id in self._by_id), None)
+        if message is None and part.ids and part.task is not None and not part.whole:
+            message = self._same_call(part.ids[0], part.task, part.ns, part.metadata)
+        if message is None:
+            message = _Message()
+            self._in_order.append(message)
+            if part.task is not None and not part.whole:
+                self._begun_by.setdefault(part.task, []).append(message)
+        message.parts.append(part)
+        message.told = None
+        self._by_id.update(dict.fromkeys(part.ids, message))
+
+    def _same_call(self, message_id: str, task: str, ns: tuple[str, ...], metadata: dict[str, Any]) -> _Message | None:
+        """The message that a chunk with a new id belongs to all the same.
+
+        Some providers tell their own id of a message with one of its chunks only, and LangChain gives the others one
+        that it has made. The sum has the provider's.
+        """
+        begun = self._begun_by.get(task)
+        if not begun:
+            return None
+        begun[:] = [message for message in begun if message.is_open]
+        made = message_id.startswith(_FROM_LANGCHAIN)
+        for message in begun:
+            first = message.parts[0]
+            if first.ns == ns and first.metadata == metadata and _lacks(message.ids, made=made):
+                return message
+        return None
+
+
+def _lacks(ids: Iterable[str], *, made: bool) -> bool:
+    """Whether none of the ids is of the kind: made by LangChain, or a provider's."""
+    return all(message_id.startswith(_FROM_LANGCHAIN) is not made for message_id in ids)
+
+
+def _best_id(ids: Sequence[str]) -> str | None:
+    """A provider's own id, else the first that LangChain has made."""
+    return next((one for one in ids if not one.startswith(_FROM_LANGCHAIN)), ids[0] if ids else None)
+
+
+def _is_chunk(message: dict[str, Any]) -> bool:
+    return str(message.get("type", "")).endswith("Chunk")
+
+
+def _is_last(message: dict[str, Any]) -> bool:
+    return message.get("chunk_position") == "last"
+
+
+def _add_chunk(tree: dict[str, Tree], chunk: dict[str, Any]) -> None:
+    """Add a chunk to the sum of those before it."""
+    tree["content"] = merge_content(_content(tree), _content(chunk))
+    for key, value in chunk.items():
+        if key not in _OWN_RULE and value is not None:
+            tree[key] = plain(value)
+    for key in ("additional_kwargs", "response_metadata"):
+        if more := chunk.get(key):
+            tree[key] = merge_dicts(tree.get(key) or {}, more)
+    if usage := chunk.get("usage_metadata"):
+        tree["usage_metadata"] = add_usage(tree.get("usage_metadata") or {}, usage)
+    if calls := chunk.get("tool_call_chunks"):
+        tree["tool_call_chunks"] = merge_lists(tree.get("tool_call_chunks") or [], calls)
+
+
+def _content(message: dict[str, Tree]) -> Tree:
+    content = message.get("content")
+    return "" if content is None else content
+
+
+def _sum(parts: Sequence[_Part]) -> dict[str, Any]:
+    total: dict[str, Tree] = plain(parts[0].tree)
+    for part in parts[1:]:
+        _add_chunk(total, plain(part.tree))
+    return {key: plain(value) for key, value in total.items()} if len(parts) > 1 else total
+
+
+def _told(message: dict[str, Any], message_id: str | None, *, ended: bool) -> dict[str, Any]:
+    """A sum of chunks as a message; a whole one as it came."""
+    kind = message.get("type", "")
+    if not kind.endswith("Chunk"):
+        return message
+    message["id"] = message_id
+    if chunks := message.get("tool_call_chunks"):
+        normal = [
+            {**{field: chunk.get(field) for field in _CALL_FIELDS}, "type": "tool_call_chunk"} for chunk in chunks
+        ]
+        message["tool_call_chunks"] = normal
+        message["tool_calls"], message["invalid_tool_calls"] = tool_calls_of(normal)
+    last = _is_last(message)
+    if last and (message.get("response_metadata") or {}).get("output_version") == "v1":
+        _finish_blocks(message["content"], message.get("tool_calls") or [])
+    if last or ended:
+        message["type"] = kind.removesuffix("Chunk").removesuffix("Message").lower()
+        message.pop("tool_call_chunks", None)
+        message.pop("chunk_position", None)
+    return message
+
+
+def _finish_blocks(content: Any, calls: Calls) -> None:
+    """With LangChain's content of version 1, put calls in the place of their chunks."""
+    by_id = {call["id"]: call for call in calls if call["id"]}
+    for at, block in enumerate(content if isinstance(content, list) else ()):
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "tool_call_chunk" and block.get("id") in by_id:
+            call = by_id[block["id"]]
+            extras = {"extras": block["extras"]} if "extras" in block else {}
+            content[at] = {"type": "tool_call", "name": call["name"], "args": call["args"], "id": call["id"], **extras}
+        elif kind in ("server_tool_call", "server_tool_call_chunk"):
+            _finish_server_call(block)
+
+
+def _finish_server_call(block: dict[str, Any]) -> None:
+    text = block.get("args") or "{}"
+    try:
+        args = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return
+    if isinstance(args, dict):
+        block["type"], block["args"] = "server_tool_call", args

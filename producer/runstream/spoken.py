@@ -1,0 +1,115 @@
+"""The text of a run, piece by piece, for readers who show it: what a take-over has made void is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Self
+
+from runstream.merging import Rope
+from runstream.model import Event
+from runstream.text import is_spoken, text_of_message
+from runstream.voids import Voids
+
+
+class Text(str):
+    """A piece of a run's text.
+
+    Attributes:
+        replaces: whether it is no further piece but the whole text of the run that stands now, which takes the place of
+            all pieces before it; it may be empty.
+        event_id: the id of the event that it comes from: what to pass as `after` to go on behind it.
+    """
+
+    __slots__ = ("event_id", "replaces")
+    replaces: bool
+    event_id: str
+
+    def __new__(cls, text: str, event_id: str, *, replaces: bool = False) -> Self:
+        """Make a piece."""
+        piece = super().__new__(cls, text)
+        piece.event_id = event_id
+        piece.replaces = replaces
+        return piece
+
+
+class SpokenText:
+    """Makes pieces of a run's events, fed in their order from the start.
+
+    What is void is taken back by a piece that replaces all those before; in it, the text of each message is in one
+    stretch, where it may have come in turns with that of another.
+
+    Args:
+        nodes: only text of these nodes; of all when left out.
+    """
+
+    def __init__(self, nodes: Container[str] | None = None) -> None:
+        self._nodes = nodes
+        self._stretches: list[_Stretch] = []
+        self._growing: dict[tuple[str | None, str | None], _Stretch] = {}
+
+    def apply(self, event: Event) -> Text | None:
+        """The piece that an event brings; None where it brings none."""
+        if voids := Voids.of(event):
+            return self._leave_out(voids, event.id)
+        if not is_spoken(event, self._nodes):
+            return None
+        message = event.data[0]
+        text = text_of_message(message)
+        if message["type"] == "ai":
+            return self._take_whole(event, text)
+        if not text:
+            return None
+        growing = self._growing.get((message.get("id"), event.task))
+        if growing is None:
+            self._begin(event, message.get("id"), text)
+        else:
+            growing.text.add(text)
+        return Text(text, event.id)
+
+    def _begin(self, event: Event, message_id: str | None, text: str, *, whole: bool = False) -> None:
+        stretch = _Stretch(event, message_id, text, whole=whole)
+        self._stretches.append(stretch)
+        if message_id is not None and event.task is not None and not whole:
+            self._growing[message_id, event.task] = stretch
+
+    def _take_whole(self, event: Event, text: str) -> Text | None:
+        """Take a message that is no chunk: it takes the place of what came of it before, or adds what is missing."""
+        message_id = event.data[0].get("id")
+        known = self._standing(message_id) if message_id is not None else ""
+        self._growing = {key: stretch for key, stretch in self._growing.items() if key[0] != message_id}
+        self._begin(event, message_id, text, whole=True)
+        if not text.startswith(known):
+            return Text(self._standing(), event.id, replaces=True)
+        return Text(text[len(known) :], event.id) if len(text) > len(known) else None
+
+    def _leave_out(self, voids: Voids, event_id: str) -> Text | None:
+        before = self._standing()
+        self._stretches = [one for one in self._stretches if not voids.covers_source(one.task, one.event_id)]
+        left = set(self._stretches)
+        self._growing = {key: stretch for key, stretch in self._growing.items() if stretch in left}
+        after = self._standing()
+        return Text(after, event_id, replaces=True) if after != before else None
+
+    def _standing(self, message_id: str | None = None) -> str:
+        """The text that stands, of one message or of all."""
+        texts: dict[object, list[str]] = {}
+        for stretch in self._stretches:
+            if message_id is None or stretch.message_id == message_id:
+                of_message = texts.setdefault(stretch.message_id or stretch, [])
+                if stretch.whole:
+                    of_message.clear()
+                of_message.append(str(stretch.text))
+        return "".join(text for of_message in texts.values() for text in of_message)
+
+
+class _Stretch:
+    """Text of one message that becomes void at once: a task's, or an event's."""
+
+    __slots__ = ("event_id", "message_id", "task", "text", "whole")
+
+    def __init__(self, event: Event, message_id: str | None, text: str, *, whole: bool) -> None:
+        self.task = event.task
+        self.event_id = event.id if whole or event.task is None else None
+        self.message_id = message_id
+        self.text = Rope(text)
+        self.whole = whole

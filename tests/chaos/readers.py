@@ -1,0 +1,58 @@
+"""Readers that join, leave and come back when they like."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from tests.support.oracle import Recording, Segment
+
+from runstream import Client, Event
+from runstream.stream import EventStream
+
+_STAYS = (1, 5, 20, 100, 10_000)
+_LONGEST_PATIENCE = 0.05
+
+
+async def read(client: Client, run_id: str, name: str, random: Random) -> Recording:
+    """Read a run to its end, with interruptions; the first time perhaps from where it has got to."""
+    segments: list[Segment] = []
+    after: str | None = None
+    live = random.random() < 0.3
+    while True:
+        stream = client.tail(run_id, live=True) if live else client.tail(run_id, after=after)
+        events, ended = await _stay(stream, random)
+        segments.append(Segment(after, live, events, left=not ended, cursor=stream.cursor))
+        if ended:
+            return Recording(name, segments)
+        after, live = stream.cursor, live and stream.cursor is None
+        await asyncio.sleep(random.random() * 0.2)
+
+
+async def read_all(client: Client, run_id: str, name: str) -> Recording:
+    """Read a run from its beginning to its end."""
+    async with client.tail(run_id) as stream:
+        return Recording(name, [Segment(None, False, [event async for event in stream])])
+
+
+async def _stay(stream: EventStream, random: Random) -> tuple[list[Event], bool]:
+    """Read for a while; what came, and whether that was the end."""
+    events: list[Event] = []
+    async with stream:
+        for _ in range(random.choice(_STAYS)):
+            event = await _next(stream, random)
+            if event is None:
+                return events, True
+            events.append(event)
+    return events, False
+
+
+async def _next(stream: EventStream, random: Random) -> Event | None:
+    """The next event, for which some wait only so long before they ask again."""
+    while True:
+        patience = random.random() * _LONGEST_PATIENCE if random.random() < 0.05 else None
+        try:
+            async with asyncio.timeout(patience):
+                return await anext(stream, None)
+        except TimeoutError:
+            continue

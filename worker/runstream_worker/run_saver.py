@@ -1,0 +1,371 @@
+"""A run's checkpointer: whatever it saves has been published before, and only the attempt that holds the run saves.
+
+A task's result that has been saved is the end of that task: no later attempt runs it again, so what it has emitted must
+be in the stream by then. So each write waits until the events before it are in Redis. LangGraph calls `aput_writes` and
+`aput` without waiting for them; what is noted in the very call, before the first `await`, belongs to that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import defaultdict
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeVar, cast
+from uuid import uuid4
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+
+from runstream.errors import AttemptFenced, RunstreamError
+from runstream.faults import patiently
+from runstream.scripts import Hold, Scripts
+from runstream_worker.infrastructure import Unavailable, is_infrastructure
+from runstream_worker.outbox import Publisher
+from runstream_worker.redis_saver import RedisSaver
+
+CONTROL_CHANNELS = frozenset(("__error__", "__error_source_node__", "__interrupt__", "__resume__"))
+"""LangGraph's `CONTROL_WRITES`: a task that has written to others, too, has finished."""
+NULL_TASK = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's id for what a `Command` writes."""
+_HIDDEN_TASK = "__start__"
+_QUIET_TURNS = 50
+_PATIENCE = 30.0
+_T = TypeVar("_T")
+
+
+class Taken:
+    """What an attempt has taken from its graph so far, and put into its publisher."""
+
+    def __init__(self) -> None:
+        self._results: set[str] = set()
+        self._chunks = 0
+        self._waits_for_graph = asyncio.Event()
+        self._waits_for_graph.set()
+        self._over = False
+
+    def begin(self) -> None:
+        """A chunk has come."""
+        self._chunks += 1
+        self._waits_for_graph.clear()
+
+    def end(self, result_of: str | None = None) -> None:
+        """It has been put into the publisher; it was the result of this task."""
+        if result_of is not None:
+            self._results.add(result_of)
+        self._waits_for_graph.set()
+
+    def close(self) -> None:
+        """Nothing more is taken."""
+        self._over = True
+        self._waits_for_graph.set()
+
+    async def result_of(self, task_id: str) -> None:
+        """Wait until a task's result has been taken, which is the last thing that it emits.
+
+        Some tasks have none that can be seen (LangGraph hides them, or had their result in its cache). For those it is
+        waited until the graph has emitted nothing for many turns of the event loop, of which a chunk takes a few.
+
+        Raises:
+            AttemptFenced: nothing more is taken.
+        """
+        quiet, chunks = 0, self._chunks
+        while task_id not in self._results and quiet < _QUIET_TURNS:
+            if self._over:
+                raise _Over
+            await self._waits_for_graph.wait()
+            await asyncio.sleep(0)
+            quiet, chunks = (quiet + 1 if chunks == self._chunks else 0), self._chunks
+        self._results.discard(task_id)
+
+
+class _Over(RunstreamError):
+    """The attempt is over, and this had not been published."""
+
+
+class RunSaver(BaseCheckpointSaver[Any]):
+    """Another checkpointer, for the time of one attempt.
+
+    Args:
+        saver: what keeps the checkpoints.
+        hold: the attempt.
+        publisher: its events.
+        taken: what it has taken from its graph.
+        scripts: to ask whether the attempt still holds its run, where the checkpointer does not.
+    """
+
+    def __init__(
+        self, saver: BaseCheckpointSaver[Any], hold: Hold, publisher: Publisher, taken: Taken, scripts: Scripts
+    ) -> None:
+        super().__init__(serde=saver.serde)
+        self._saver = saver
+        self._hold = hold
+        self._publisher = publisher
+        self._taken = taken
+        self._scripts = scripts
+        self._loop = asyncio.get_running_loop()
+        self._open: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._is_fenced = isinstance(saver, RedisSaver) and saver.is_fenced
+        self.forget_command = False
+        """Leave out of the first read what an earlier attempt's `Command` has written: it is given again."""
+
+    @property
+    def config_specs(self) -> list[Any]:
+        """As of the other checkpointer."""
+        return self._saver.config_specs
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """As of the other checkpointer."""
+        return self._saver.get_next_version(current, channel)
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> RunSaver:
+        """The same, with the classes of a graph's state among those that may be made of what is saved."""
+        saver = self._saver.with_allowlist(extra_allowlist)
+        allowing = copy.copy(self)
+        vars(allowing).update(_saver=saver, serde=saver.serde)
+        return allowing
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that the config names, else the newest one."""
+        found = await self._call(lambda: self._saver.aget_tuple(config))
+        if found is not None and self.forget_command and not config["configurable"].get("checkpoint_ns"):
+            self.forget_command = False
+            kept = [write for write in found.pending_writes or () if write[0] != NULL_TASK]
+            return found._replace(pending_writes=kept)
+        return found
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, the newest first."""
+        async with listed(self._saver, config, filter=filter, before=before, limit=limit) as found:
+            while (one := await self._call(lambda: anext(found, None))) is not None:
+                yield one
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What delta channels are made from."""
+        return await self._call(lambda: self._saver.aget_delta_channel_history(config=config, channels=channels))
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Coroutine[Any, Any, RunnableConfig]:
+        """Keep a checkpoint, once the events before it have been published, and its tasks' results kept.
+
+        Raises:
+            AttemptFenced: the attempt does not hold its run any more.
+            Unavailable: the database is away.
+        """
+        namespace = config["configurable"].get("checkpoint_ns", "")
+        earlier, seq = set(self._open[namespace]), self._publisher.next_seq
+
+        async def put() -> RunnableConfig:
+            if earlier:
+                await asyncio.wait(earlier)
+            await self._may_write(seq)
+            return await self._call(lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
+
+        return put()
+
+    def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> Coroutine[Any, Any, None]:
+        """Keep what a task has written, once everything that it has emitted has been published.
+
+        Raises:
+            AttemptFenced: the attempt does not hold its run any more.
+            Unavailable: the database is away.
+        """
+        _give_ids(value for _, value in writes)
+        opened = self._open[config["configurable"].get("checkpoint_ns", "")]
+        ticket: asyncio.Future[None] = self._loop.create_future()
+        opened.add(ticket)
+        is_result = task_id != NULL_TASK and any(channel not in CONTROL_CHANNELS for channel, _ in writes)
+
+        async def put() -> None:
+            try:
+                if is_result and _HIDDEN_TASK not in task_path:
+                    await self._taken.result_of(task_id)
+                await self._may_write(self._publisher.next_seq)
+                await self._call(lambda: self._saver.aput_writes(config, writes, task_id, task_path))
+            finally:
+                opened.discard(ticket)
+                ticket.set_result(None)
+
+        return put()
+
+    async def _may_write(self, seq: int) -> None:
+        await self._publisher.published(seq)
+        if not self._is_fenced and not await patiently(lambda: self._scripts.holds(self._hold), _PATIENCE):
+            raise AttemptFenced(self._hold.run_id, self._hold.attempt)
+
+    async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await call()
+        except Exception as error:
+            if is_infrastructure(error):
+                raise Unavailable.because_of("checkpointer", error) from error
+            raise
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """As of the other checkpointer."""
+        await self._call(lambda: self._saver.adelete_thread(thread_id))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """As of the other checkpointer."""
+        await self._call(lambda: self._saver.adelete_for_runs(run_ids))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """As of the other checkpointer."""
+        await self._call(lambda: self._saver.acopy_thread(source_thread_id, target_thread_id))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """As of the other checkpointer."""
+        await self._call(lambda: self._saver.aprune(thread_ids, strategy=strategy))
+
+    # --- the methods without an `a`: graphs that nodes run on threads of their own use them -----------------------
+
+    def _elsewhere(self) -> bool:
+        """Whether this is another thread than that of the attempt's loop, which may wait for the loop."""
+        try:
+            return asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            return True
+
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        return asyncio.run_coroutine_threadsafe(_later(call), self._loop).result()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """`aget_tuple`, from another thread."""
+        return self._wait(lambda: self.aget_tuple(config)) if self._elsewhere() else self._saver.get_tuple(config)
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """`alist`, as the other checkpointer has it."""
+        return self._saver.list(config, filter=filter, before=before, limit=limit)
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """`aput`, from another thread."""
+        if not self._elsewhere():
+            return self._saver.put(config, checkpoint, metadata, new_versions)
+        return self._wait(lambda: self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """`aput_writes`, from another thread."""
+        if not self._elsewhere():
+            self._saver.put_writes(config, writes, task_id, task_path)
+        else:
+            self._wait(lambda: self.aput_writes(config, writes, task_id, task_path))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """`aget_delta_channel_history`, as the other checkpointer has it."""
+        return self._saver.get_delta_channel_history(config=config, channels=channels)
+
+
+def _give_ids(values: Iterable[Any]) -> None:
+    """Give messages that have no id the one that they would get from LangGraph's reducer, a moment later.
+
+    So it is the same in the update that is published, in the write that is saved, and in the state that comes of it.
+    """
+    for value in values:
+        for message in value if isinstance(value, list) else (value,):
+            if isinstance(message, BaseMessage) and message.id is None:
+                message.id = str(uuid4())
+
+
+async def _later(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Make the call in the loop, where what it notes belongs."""
+    return await call()
+
+
+async def forget_runs(saver: BaseCheckpointSaver[Any], thread_id: str, run_ids: Collection[str]) -> None:
+    """Take a thread back to before what these runs have saved.
+
+    Where the checkpointer cannot remove a run's checkpoints (LangGraph's own for SQLite and PostgreSQL cannot), the
+    newest one of another run is put on top of them again.
+    """
+    if isinstance(saver, RedisSaver):
+        await saver.aforget_runs(thread_id, run_ids)
+        return
+    config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+    newer, before = False, None
+    async with listed(saver, config) as found:
+        async for one in found:
+            if one.metadata.get("run_id") not in run_ids:
+                before = one
+                break
+            newer = True
+    if newer and before is not None:
+        await _put_on_top(saver, before)
+    elif newer:
+        await saver.adelete_thread(thread_id)
+
+
+def listed(
+    saver: BaseCheckpointSaver[Any], config: RunnableConfig | None, **options: Any
+) -> AbstractAsyncContextManager[AsyncGenerator[CheckpointTuple, None]]:
+    """A checkpointer's checkpoints, the newest first, for as long as the block lasts.
+
+    To be left behind before anything is written: LangGraph's own for SQLite holds its lock from the first to the last.
+    """
+    return aclosing(cast("AsyncGenerator[CheckpointTuple, None]", saver.alist(config, **options)))
+
+
+async def _put_on_top(saver: BaseCheckpointSaver[Any], found: CheckpointTuple) -> None:
+    from langgraph.checkpoint.base import copy_checkpoint  # noqa: PLC0415 - beside its only use
+    from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415
+
+    checkpoint = copy_checkpoint(found.checkpoint)
+    checkpoint["id"] = str(uuid6(clock_seq=-2))
+    metadata: CheckpointMetadata = {**found.metadata, "source": "fork"}
+    await saver.aput(found.config, checkpoint, metadata, checkpoint["channel_versions"])
