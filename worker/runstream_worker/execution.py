@@ -232,22 +232,20 @@ class Execution:
         tells_ns = request.subgraphs or request.version == "v2"
         origins = Origins(start.finished, tells_ns=tells_ns) if self.saver is not None else None
 
-        async def put(placed: Placed) -> None:
-            if placed.chunk.mode in wanted and not is_there(placed, marks):
-                await self._publisher.put(placed)
-
         try:
             async for chunk in emitted:
                 self._taken.begin()
                 self._final.see(chunk)
                 for placed in origins.place(chunk) if origins is not None else (Placed(chunk),):
-                    await put(placed)
-                self._taken.end(_result_of(chunk))
+                    if placed.chunk.mode in wanted and not is_there(placed, marks):
+                        await self._publisher.put(placed)
+                self._taken.end(_result_of(chunk) if chunk.mode == "tasks" else None)
         finally:
             # What waits for a chunk that was refused would keep the graph from being closed.
             self._taken.close()
         for placed in origins.rest() if origins is not None else ():
-            await put(placed)
+            if placed.chunk.mode in wanted and not is_there(placed, marks):
+                await self._publisher.put(placed)
 
 
 class _SlowDown(AsyncCallbackHandler):
@@ -291,9 +289,7 @@ async def _at_breakpoint() -> AsyncIterator[Chunk]:
 
 
 def _result_of(chunk: Chunk) -> str | None:
-    """The task whose result a chunk is."""
-    if chunk.mode != "tasks":
-        return None
+    """The task whose result a chunk of mode `tasks` is; None if it tells of a task's start."""
     payload = cast("Mapping[str, Any]", chunk.data)
     return payload["id"] if "result" in payload else None
 
