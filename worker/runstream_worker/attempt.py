@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import orjson
@@ -320,18 +321,22 @@ class Attempt:
             outcome = broken_off(self.guard)
         match outcome:
             case Outcome():
-                if self.guard.cause is Cause.ROLLBACK and self._saver is not None and request is not None:
-                    await self._roll_back(self._saver, request.thread_id)
+                if self.guard.cause in (Cause.STOP, Cause.ROLLBACK) and self._saver is not None and request is not None:
+                    await self._roll_back_if_wanted(self._saver, request.thread_id)
                 return await self._finish(outcome)
             case GivenBack():
                 return await self._give_back(outcome)
             case None:
                 return None
 
-    async def _roll_back(self, saver: Saver, thread_id: str) -> None:
+    async def _roll_back_if_wanted(self, saver: Saver, thread_id: str) -> None:
+        """Remove what the run has saved, if anybody who wants it stopped wants that."""
         try:
             async with asyncio.timeout(_ROLLBACK_WITHIN):
-                await forget_runs(saver, thread_id, [self.run_id])
+                call = partial(self._means.scripts.stop_action, self.run_id)
+                # Replies to events tell of the wish and not of the action, and come first while a model speaks.
+                if self.guard.cause is Cause.ROLLBACK or await patiently(call, _ROLLBACK_WITHIN) == "rollback":
+                    await forget_runs(saver, thread_id, [self.run_id])
         except Exception:
             # The run ends all the same, and the thread keeps what it has saved.
             _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed", self.run_id)
