@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from runstream.errors import ProtocolError, RunstreamError
-from runstream.faults import is_passing
+from runstream.faults import is_passing, patiently
 from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold
@@ -149,24 +150,27 @@ class Attempt:
             outcome = broken_off(self.guard)
         match outcome:
             case Outcome():
-                if self.guard.cause is Cause.ROLLBACK and request is not None:
-                    await self._roll_back(request.thread_id)
+                if self.guard.cause in (Cause.STOP, Cause.ROLLBACK) and request is not None:
+                    await self._roll_back_if_wanted(request.thread_id)
                 return await self._finish(outcome)
             case GivenBack():
                 return await self._give_back(outcome)
             case None:
                 return None
 
-    async def _roll_back(self, thread_id: str) -> None:
+    async def _roll_back_if_wanted(self, thread_id: str) -> None:
+        """Remove what the run has saved, if that was asked for. What this does not get to do the next attempt does."""
         saver = None if self._execution is None else self._execution.saver
         if saver is None:
             return
         try:
             async with asyncio.timeout(_ROLLBACK_WITHIN):
-                await forget_runs(saver, thread_id, [self.run_id])
+                call = partial(self._means.scripts.stop_action, self.run_id)
+                # Replies to events tell of the wish and not of the action, and come first while a model speaks.
+                if self.guard.cause is Cause.ROLLBACK or await patiently(call, _ROLLBACK_WITHIN) == "rollback":
+                    await forget_runs(saver, thread_id, [self.run_id])
         except Exception:
-            # The run ends all the same, and the thread keeps what it has saved.
-            _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed", self.run_id)
+            _logger.exception("run %s was to be rolled back, and its checkpoints cannot be removed yet", self.run_id)
 
     async def _finish(self, outcome: Outcome) -> Outcome | None:
         outcome = _of_bounded_size(outcome, self._means.settings.max_stream_bytes)
