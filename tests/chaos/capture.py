@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +57,11 @@ def _saved(snapshot: StateSnapshot) -> Saved:
 
 
 def _state(snapshot: StateSnapshot) -> State:
-    messages = tuple(map(_said, snapshot.values.get("messages", ()))) if snapshot.values else ()
-    log = tuple(snapshot.values.get("log", ())) if snapshot.values else ()
+    values = dict(snapshot.values or {})
+    messages, log = tuple(map(_said, values.pop("messages", ()))), tuple(values.pop("log", ()))
     here = {said.id for said in messages}
     inner = {said.id: said for said in _inner(snapshot) if said.id not in here}
-    return State(messages, log, tuple(inner.values()))
+    return State(messages, log, json.dumps(values, sort_keys=True), tuple(inner.values()))
 
 
 def _inner(snapshot: StateSnapshot) -> Iterator[Said]:

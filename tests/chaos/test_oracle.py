@@ -255,6 +255,8 @@ def test_what_is_left_in_the_state_is_found() -> None:
     assert any("'the question' is 0 times" in one for one in run_violations(history(stored, after=without_user)))
     more = State((*STATE.messages, Said("ai-3", "ai", "said by nobody")), STATE.log)
     assert any("missing in the stream" in one for one in run_violations(history(stored, after=more)))
+    forgotten = dataclasses.replace(STATE, facts='{"topic": "x"}')
+    assert any("the last values have {}, saved is" in one for one in run_violations(history(stored, after=forgotten)))
     logged = State(STATE.messages, (*STATE.log, "unheard"))
     assert any("'unheard' is in 0 updates" in one for one in run_violations(history(stored, after=logged)))
 

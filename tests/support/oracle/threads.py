@@ -23,11 +23,9 @@ def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> 
         ended, started = int(first.record.get("ended_at", "0")), int(second.record["first_started_at"])
         if not ended or ended > started:
             yield f"run {second.run_id} began at {started}, while {first.run_id} had not ended (at {ended or None})"
-        yield from _kept(first, second)
-    for at, run in enumerate(begun[:-1]):
-        if run.record.get("stop_action") == "rollback" and run.record.get("status") == "stopped":
-            yield from _rolled_back(run, begun[at + 1])
-    yield from _line(checkpoints)
+        yield from _rolled_back(first, second) if first.is_rolled_back else _kept(first, second)
+    if not any(run.forgets for run in runs):
+        yield from _line(checkpoints)
     yield from _turns([run.run_id for run in begun], checkpoints)
 
 
