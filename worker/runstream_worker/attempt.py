@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import orjson
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -50,11 +50,12 @@ _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
 _ROLLBACK_WITHIN = 30.0
-_START_WITHIN = 30.0
+_DISOWN_WITHIN = 5.0
 _SHOWN_AS_STATE = frozenset(("checkpoints", "debug"))
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
+_T = TypeVar("_T")
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -102,7 +103,22 @@ class Attempt:
         except ProtocolError as error:
             _logger.warning("run %s cannot be read: %s", self.run_id, error)
             return await self._leave(failed(error), None)
-        return await self._leave(await self._supervise(request), request)
+        ended = await self._leave(await self._supervise(request), request)
+        if ended is None:
+            await self._disown()
+        return ended
+
+    async def _disown(self) -> None:
+        """Make sure that Redis knows of this attempt, which is over, also if it has come back without its claim."""
+        try:
+            forgotten = await patiently(
+                lambda: self._means.scripts.disown(self._hold), _DISOWN_WITHIN, outlasts=is_passing
+            )
+        except (RedisError, OSError) as error:
+            _logger.warning("run %s: cannot take down that attempt %d is over: %s", self.run_id, self.number, error)
+        else:
+            if forgotten:
+                _logger.warning("run %s: Redis has lost what it knew of attempt %d", self.run_id, self.number)
 
     def drain(self) -> None:
         """Stop at the end of the step that runs, if the graph keeps checkpoints."""
@@ -122,6 +138,8 @@ class Attempt:
 
     async def _supervise(self, request: RunRequest) -> Outcome | GivenBack | None:
         """Run the graph until it ends or the guard says so; a graph that ignores its cancellation is left behind."""
+        if self.guard.has_ended:
+            return broken_off(self.guard)
         with Fence.of(self._hold).around():
             work = asyncio.create_task(self._execute(request), name=f"run-{self.run_id}")
         ended = asyncio.create_task(self.guard.wait())
@@ -251,10 +269,13 @@ class Attempt:
     async def _found_start(self, request: RunRequest) -> Start:
         if self._claimed.undo and self._saver is not None:
             await forget_runs(self._saver, request.thread_id, self._claimed.undo)
-            await self._means.scripts.undone(request.thread_id, self._claimed.undo)
+            await self._for_sure(lambda: self._means.scripts.undone(request.thread_id, self._claimed.undo))
         if self._is_first:
-            return await first_start(self._saver, request)
-        past = Past.of(await patiently(lambda: self._means.scripts.events(self.run_id), _START_WITHIN))
+            start = await first_start(self._saver, request, self.run_id)
+            if start.has_outlived:
+                await self._complete(self._saver, request, start)
+            return start
+        past = Past.of(await self._for_sure(lambda: self._means.scripts.events(self.run_id)))
         if self._saver is not None:
             start = await next_start(self._saver, request, self.run_id, past)
         elif self._may_start_over(request):
@@ -262,11 +283,18 @@ class Attempt:
         else:
             raise NothingToGoOnFrom(request.graph)
         await self._publisher.put_bytes(self._attempt_event(start), "attempt")
-        if self._saver is not None and "messages" in request.stream_mode:
-            lacking = missing_messages(self._saver, request.thread_id, self.run_id, start.past, start.told)
-            async for placed in lacking:
-                await self._publisher.put(placed)
+        await self._complete(self._saver, request, start)
         return start
+
+    async def _complete(self, saver: Saver | None, request: RunRequest, start: Start) -> None:
+        """Publish what the stream lacks of the messages that have been saved."""
+        if saver is not None and "messages" in request.stream_mode:
+            async for placed in missing_messages(saver, request.thread_id, self.run_id, start.past, start.told):
+                await self._publisher.put(placed)
+
+    async def _for_sure(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call to the runs' own Redis, for which events wait as well, however long it is away."""
+        return await patiently(call, None, outlasts=is_passing)
 
     def _may_start_over(self, request: RunRequest) -> bool:
         return request.restartable or request.graph in self._means.settings.restartable
