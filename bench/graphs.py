@@ -1,11 +1,15 @@
-"""The graphs that are run: as little as possible in each, so that what is measured is not them."""
+"""The graphs that are run: as little as possible in each, so that what is measured is not them.
+
+They keep no checkpoints, as what they are compared with keeps none; where the default is asked for instead (`None`), a
+worker gives them its own checkpointer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -15,6 +19,7 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel import Pregel
 
+Checkpointer: TypeAlias = Literal[False] | None
 WORDS = ("this ", "is ", "what ", "a model ", "says, ", "one ", "token ", "after ", "another. ")
 
 
@@ -69,9 +74,9 @@ async def _say(state: ChatState) -> dict[str, Any]:
     return {"messages": [await model.ainvoke(state["messages"])]}
 
 
-def chat() -> Pregel[Any, Any, Any, Any]:
+def chat(checkpointer: Checkpointer = False) -> Pregel[Any, Any, Any, Any]:
     """One node that lets the model speak."""
-    return StateGraph(ChatState).add_node("model", _say).add_edge(START, "model").add_edge("model", END).compile()
+    return _one_node(StateGraph(ChatState).add_node("node", _say), checkpointer)
 
 
 def chat_in_steps() -> Pregel[Any, Any, Any, Any]:
@@ -100,9 +105,9 @@ def _nothing(state: State) -> State:  # noqa: ARG001 - as langgraph calls it
     return {}
 
 
-def noop() -> Pregel[Any, Any, Any, Any]:
+def noop(checkpointer: Checkpointer = False) -> Pregel[Any, Any, Any, Any]:
     """One node that does nothing."""
-    return StateGraph(State).add_node("nothing", _nothing).add_edge(START, "nothing").add_edge("nothing", END).compile()
+    return _one_node(StateGraph(State).add_node("node", _nothing), checkpointer)
 
 
 def _tell_time(state: State) -> State:  # noqa: ARG001 - as langgraph calls it
@@ -110,9 +115,9 @@ def _tell_time(state: State) -> State:  # noqa: ARG001 - as langgraph calls it
     return {}
 
 
-def clock() -> Pregel[Any, Any, Any, Any]:
+def clock(checkpointer: Checkpointer = False) -> Pregel[Any, Any, Any, Any]:
     """One node that emits the time in ns as a custom event."""
-    return StateGraph(State).add_node("tell", _tell_time).add_edge(START, "tell").add_edge("tell", END).compile()
+    return _one_node(StateGraph(State).add_node("node", _tell_time), checkpointer)
 
 
 class Gate:
@@ -146,4 +151,8 @@ def held(gate: Gate) -> Pregel[Any, Any, Any, Any]:
         await gate.pass_through()
         return {}
 
-    return StateGraph(State).add_node("wait", wait).add_edge(START, "wait").add_edge("wait", END).compile()
+    return _one_node(StateGraph(State).add_node("node", wait), False)
+
+
+def _one_node(graph: StateGraph[Any, Any, Any, Any], checkpointer: Checkpointer) -> Pregel[Any, Any, Any, Any]:
+    return graph.add_edge(START, "node").add_edge("node", END).compile(checkpointer)

@@ -6,7 +6,7 @@ import statistics
 
 from bench.figure import Ground, Measurement
 from bench.processes import start
-from bench.roles import client, runners
+from bench.roles import KEPT, client, runners
 from runstream import Client, RunSpec
 
 _AT_ONCE = 200
@@ -19,14 +19,22 @@ async def noop(ground: Ground) -> list[Measurement]:
         client(ground.redis_url, ground.namespace) as producer,
         start(runners, ground.redis_url, ground.namespace, 25),
     ):
-        await _rate(producer, max(runs // 10, 2))
-        rates = [await _rate(producer, runs) for _ in range(repeats)]
-    return [Measurement("no-op runs, one worker process", statistics.median(rates), "runs/s")]
+        rates: dict[str, list[float]] = {"noop": [], f"noop{KEPT}": []}
+        for graph in rates:
+            await _rate(producer, graph, max(runs // 10, 2))
+        for _ in range(repeats):
+            for graph, measured in rates.items():
+                measured.append(await _rate(producer, graph, runs))
+    plain, kept = map(statistics.median, rates.values())
+    return [
+        Measurement("no-op runs, one worker process", plain, "runs/s"),
+        Measurement("no-op runs, one worker process, with checkpoints", kept, "runs/s"),
+    ]
 
 
-async def _rate(producer: Client, runs: int) -> float:
+async def _rate(producer: Client, graph: str, runs: int) -> float:
     # Due in a while, so that the queue is full when the first run starts.
-    spec = RunSpec("noop", {}, {"delay": 0.2 + runs / 4000, "stream_mode": "custom"})
+    spec = RunSpec(graph, {}, {"delay": 0.2 + runs / 4000, "stream_mode": "custom"})
     run_ids = [
         run.run_id
         for at in range(0, runs, _AT_ONCE)

@@ -11,24 +11,27 @@ from arq.connections import RedisSettings
 
 from bench.figure import Ground, Measurement, Target, percentile
 from bench.processes import start
-from bench.roles import ARQ_OPTIONS, arq_workers, client, runners
+from bench.roles import ARQ_OPTIONS, KEPT, arq_workers, client, runners
 
 _WARM_UP = 5
 
 
 async def pickup(ground: Ground) -> list[Measurement]:
     """One run after the other, at odd times; stock arq beside it."""
-    ours = await _ours(ground, ground.size(200, 10))
+    ours = await _ours(ground, "clock", ground.size(200, 10))
+    kept = await _ours(ground, f"clock{KEPT}", ground.size(200, 10))
     stock = await _arq(ground, ground.size(60, 3))
     return [
         Measurement("pick-up: enqueue to start, p50", percentile(ours, 50), "ms", Target("<=", 5)),
         Measurement("pick-up: enqueue to start, p99", percentile(ours, 99), "ms"),
+        Measurement("pick-up: with checkpoints, p50", percentile(kept, 50), "ms"),
+        Measurement("pick-up: with checkpoints, p99", percentile(kept, 99), "ms"),
         Measurement("pick-up: stock arq, p50", percentile(stock, 50), "ms"),
         Measurement("pick-up: stock arq, p99", percentile(stock, 99), "ms"),
     ]
 
 
-async def _ours(ground: Ground, count: int) -> list[float]:
+async def _ours(ground: Ground, graph: str, count: int) -> list[float]:
     times: list[float] = []
     async with (
         start(runners, ground.redis_url, ground.namespace, 25),
@@ -37,7 +40,7 @@ async def _ours(ground: Ground, count: int) -> list[float]:
         for _ in range(count + _WARM_UP):
             await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - no secret
             before = time.time_ns()
-            run = await producer.enqueue("clock", {}, stream_mode="custom")
+            run = await producer.enqueue(graph, {}, stream_mode="custom")
             times += [
                 (event.data - before) / 1e6 async for event in producer.tail(run.run_id) if event.mode == "custom"
             ]

@@ -16,7 +16,7 @@ from arq.worker import Worker, func
 from langgraph.pregel import Pregel
 from redis.asyncio import Redis
 
-from bench.graphs import Gate, chat, clock, held, noop
+from bench.graphs import Checkpointer, Gate, chat, clock, held, noop
 from bench.processes import Answers
 from runstream import Client, ClientSettings
 from runstream_worker.collector import tune_collector
@@ -24,7 +24,13 @@ from runstream_worker.graphs import graph_source
 from runstream_worker.runner import open_runner
 from runstream_worker.settings import WorkerSettings
 
-GRAPHS: Mapping[str, Callable[[], Pregel[Any, Any, Any, Any]]] = {"chat": chat, "clock": clock, "noop": noop}
+GRAPHS: Mapping[str, Callable[[Checkpointer], Pregel[Any, Any, Any, Any]]] = {
+    "chat": chat,
+    "clock": clock,
+    "noop": noop,
+}
+KEPT = "-kept"
+"""At the end of a graph's name: the same with checkpoints, in the Redis of the runs, as a worker has it by default."""
 ARQ_OPTIONS: Mapping[str, Any] = {
     "job_serializer": lambda value: json.dumps(value).encode(),
     "job_deserializer": json.loads,
@@ -44,7 +50,9 @@ async def runners(
     tune_collector()
     logging.getLogger("runstream").setLevel(logging.ERROR)
     gate = Gate(running)
-    graphs = {**{name: make() for name, make in GRAPHS.items()}, "held": held(gate)}
+    graphs = {name: make(False) for name, make in GRAPHS.items()}
+    graphs |= {f"{name}{KEPT}": make(None) for name, make in GRAPHS.items()}
+    graphs["held"] = held(gate)
     sources = {name: graph_source(name, graph) for name, graph in graphs.items()}
     settings = WorkerSettings(redis_url=url, namespace=namespace, concurrency=concurrency, shutdown_grace=5.0)
     async with AsyncExitStack() as stack:

@@ -18,7 +18,7 @@ from runstream import RunSpec
 from runstream.client import connect
 from runstream.codec import Decoder
 from runstream.keys import Keys
-from runstream.scripts import Append, Claimed, Scripts
+from runstream.scripts import Append, Claimed, Hold, Scripts
 
 _EVENTS_PER_SECOND = 10_000
 _AT_ONCE = 50
@@ -64,7 +64,7 @@ async def _tail(ground: Ground, role: Role, runs: int, events: int) -> _Cost:
             received = await reader.ask("received", runs * events)
             cpu = await reader.cpu() - cpu
             connections = {one["id"] for one in await _connections(redis)} - before
-            await writer.ask("finish")
+            await writer.ask("finish", events)
     return _Cost(len(connections), cpu * 1e6 / received)
 
 
@@ -79,6 +79,9 @@ async def _writer(url: str, namespace: str) -> AsyncIterator[Answers]:
     scripts = Scripts(redis, Keys(namespace))
     claimed: list[Claimed] = []
 
+    def hold(run: Claimed) -> Hold:
+        return Hold(run.run_id, run.attempt, "writer")
+
     async def claim(count: int) -> None:
         claimed.clear()
         while len(claimed) < count:
@@ -91,18 +94,15 @@ async def _writer(url: str, namespace: str) -> AsyncIterator[Answers]:
             for at in range(0, len(claimed), _AT_ONCE):
                 some = claimed[at : at + _AT_ONCE]
                 event = _FIRST if number == 1 else _NEXT
-                await scripts.append(
-                    [Append(run.run_id, run.attempt, number, [event]) for run in some], byte_limit=2**30
-                )
+                await scripts.append([Append(hold(run), number, [event]) for run in some], byte_limit=2**30)
                 due += len(some) / _EVENTS_PER_SECOND
                 await asyncio.sleep(due - time.monotonic())
 
-    async def finish() -> None:
+    async def finish(events: int) -> None:
         for run in claimed:
             await scripts.finish(
-                run.run_id,
-                run.attempt,
-                end_seq=1_000_000,
+                hold(run),
+                end_seq=events + 1,
                 event=b'{"m":"end","d":{"status":"success"}}',
                 status="success",
                 record={},

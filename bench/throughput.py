@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -15,11 +15,16 @@ from redis.asyncio import Redis
 from bench.figure import Ground, Measurement, Target
 from bench.graphs import chat, chat_input
 from bench.processes import Answers, Remote, start
-from bench.roles import client, redis_cpu, runners
+from bench.roles import KEPT, client, redis_cpu, runners
 from runstream import RunSpec
 from runstream_worker.collector import tune_collector
 
 _RUNS = 50
+
+
+class _Shape(NamedTuple):
+    runs: int
+    tokens: int
 
 
 class _Through(NamedTuple):
@@ -35,6 +40,7 @@ async def throughput(ground: Ground) -> list[Measurement]:
     alone: list[float] = []
     tuned: list[float] = []
     through: list[_Through] = []
+    kept: list[_Through] = []
     async with (
         start(_in_process, False) as as_it_is,
         start(_in_process, True) as as_in_a_worker,
@@ -45,18 +51,24 @@ async def throughput(ground: Ground) -> list[Measurement]:
             size = tokens if repeat else tokens // 5
             seconds = await as_it_is.ask("stream", runs, size)
             seconds_tuned = await as_in_a_worker.ask("stream", runs, size)
-            measured = await _through(ground, worker, reader, runs, size)
+            shape = _Shape(runs, size)
+            measured = await _through(ground, worker, reader, "chat", shape)
+            measured_kept = await _through(ground, worker, reader, f"chat{KEPT}", shape)
             if repeat:
                 alone.append(runs * size / seconds)
                 tuned.append(runs * size / seconds_tuned)
                 through.append(measured)
+                kept.append(measured_kept)
     ratio = statistics.median(one.rate / other for one, other in zip(through, alone, strict=True))
     ratio_tuned = statistics.median(one.rate / other for one, other in zip(through, tuned, strict=True))
-    middle = _Through(*(statistics.median(values) for values in zip(*through, strict=True)))
+    ratio_kept = statistics.median(one.rate / other for one, other in zip(kept, alone, strict=True))
+    middle, middle_kept = _median(through), _median(kept)
     return [
         Measurement("throughput: of what the graph alone does", ratio, "ratio", Target(">=", 0.6)),
         Measurement("throughput: the same, both with the worker's collector settings", ratio_tuned, "ratio"),
+        Measurement("throughput: of what the graph alone does, with checkpoints", ratio_kept, "ratio"),
         Measurement("throughput: worker to reader", middle.rate, "tokens/s"),
+        Measurement("throughput: worker to reader, with checkpoints", middle_kept.rate, "tokens/s"),
         Measurement("throughput: the graph alone", statistics.median(alone), "tokens/s"),
         Measurement(
             "throughput: the graph alone, with the worker's collector settings", statistics.median(tuned), "tokens/s"
@@ -67,11 +79,16 @@ async def throughput(ground: Ground) -> list[Measurement]:
     ]
 
 
-async def _through(ground: Ground, worker: Remote, reader: Remote, runs: int, tokens: int) -> _Through:
+def _median(measured: Sequence[_Through]) -> _Through:
+    return _Through(*(statistics.median(values) for values in zip(*measured, strict=True)))
+
+
+async def _through(ground: Ground, worker: Remote, reader: Remote, graph: str, shape: _Shape) -> _Through:
+    runs, tokens = shape
     async with client(ground.redis_url, ground.namespace) as producer, Redis.from_url(ground.redis_url) as redis:
         before = await worker.cpu(), await reader.cpu(), await redis_cpu(redis)
         began = time.monotonic()
-        spec = RunSpec("chat", chat_input(tokens), {"stream_mode": "messages"})
+        spec = RunSpec(graph, chat_input(tokens), {"stream_mode": "messages"})
         enqueued = await producer.enqueue_many([spec] * runs)
         received = await reader.ask("read", [run.run_id for run in enqueued])
         seconds = time.monotonic() - began

@@ -352,6 +352,11 @@ class Scripts:
         *holder, seq = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
         return int(seq) if holder == ["running", str(hold.attempt), hold.worker_id] else None
 
+    async def stop_action(self, run_id: str) -> StopAction:
+        """What is to become of what a run has saved that somebody wants stopped."""
+        action = await self._redis.hget(self._keys.run(run_id), "stop_action")
+        return "rollback" if action == b"rollback" else "interrupt"
+
     async def events(self, run_id: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """All entries of a run's stream: id and fields of each."""
         found: list[tuple[bytes, Mapping[bytes, bytes]]] = []

@@ -12,6 +12,8 @@ from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.scripts import Hold
 
+pytest.register_assert_rewrite("tests.support.promises")
+
 
 @pytest.fixture(params=["redis_url", "redis_6_url", "fakeredis_url"], ids=["redis", "redis-6.2", "fakeredis"])
 def any_redis_url(request: pytest.FixtureRequest) -> str:

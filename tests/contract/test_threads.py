@@ -307,6 +307,19 @@ async def test_who_was_to_be_undone_is_though_somebody_else_ends_it_with_less(an
     assert await cell.record(first, "stop", "stop_action") == ["undo this", "rollback"]
 
 
+@pytest.mark.parametrize("status", ["stopped", "success"])
+async def test_whoever_was_to_be_undone_is_even_where_its_worker_did_not_know(
+    any_client: Client, cell: Cell, status: str
+) -> None:
+    first = await enqueue(any_client)
+    hold = await cell.take()
+    await cell.scripts.stop(first, "user left", "interrupt")
+    await cell.scripts.stop(first, "undo this", "rollback")
+    await cell.finish(hold, 1, status)
+    # Who came to its end all the same has done so.
+    assert await cell.undo("t") == ({first} if status == "stopped" else set())
+
+
 async def test_a_strategy_means_nothing_on_a_thread_that_is_free(any_client: Client, cell: Cell) -> None:
     strategies: list[Strategy] = ["enqueue", "reject", "interrupt", "rollback"]
     for strategy in strategies:

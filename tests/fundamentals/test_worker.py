@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any, TypedDict
 
@@ -272,6 +273,35 @@ async def test_a_blocked_loop_does_not_lose_its_runs(client: Client, workers: Wo
     await workers.start({"lease": 0.4, "beat_interval": 0.1}, rude=graph(rude))
     await workers.start({"lease": 0.4, "beat_interval": 0.1}, other=graph(lambda state: state))
     assert await client.invoke("rude", {"n": 1}) == {"n": 2}
+
+
+async def test_a_loop_that_is_blocked_for_too_long_loses_its_runs(client: Client, workers: Workers) -> None:
+    blocked, going_on = threading.Event(), threading.Event()
+    quick = {"lease": 0.4, "beat_interval": 0.1, "stall_limit": 0.3}
+
+    async def rude(state: State) -> State:
+        blocked.set()
+        going_on.wait()
+        return {"n": 1}
+
+    async def work() -> None:
+        """Another worker, in another loop, which it blocks."""
+        async with Workers(workers.redis_url, workers.namespace) as others:
+            await others.start(quick, graph=graph(rude))
+            await asyncio.to_thread(going_on.wait)
+
+    rude_worker = asyncio.create_task(asyncio.to_thread(asyncio.run, work()))
+    try:
+        run = await client.enqueue("graph", {"n": 0})
+        await until(blocked.is_set, "the run has begun, and blocks")
+        heir = await workers.start(quick, graph=graph(lambda state: {"n": 2}))
+        assert await client.result(run.run_id) == {"n": 2}
+        info = await client.get(run.run_id)
+        assert (info.attempt, info.worker) == (2, heir.worker_id)
+    finally:
+        going_on.set()
+        await rude_worker
+    assert (await client.get(run.run_id)).status is Status.SUCCESS
 
 
 async def test_a_delayed_run_starts_when_it_is_due(client: Client, workers: Workers) -> None:

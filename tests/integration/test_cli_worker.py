@@ -46,6 +46,12 @@ async def _begun(client: Client, run_id: str) -> bool:
     return (await client.get(run_id)).status is Status.RUNNING
 
 
+async def _given_back(client: Client, run_id: str) -> bool:
+    """Whether the run waits for another worker, by no fault of its own."""
+    info = await client.get(run_id)
+    return info.status is Status.QUEUED and [holder.cause for holder in info.holders] == ["drained"]
+
+
 async def test_an_idle_worker_leaves_at_sigterm(cli: Processes, client: Client) -> None:
     worker = await cli.worker("waits=graph.py")
     await until(lambda: _has_workers(client), "the first beat")
@@ -74,7 +80,7 @@ async def test_a_worker_drains_at_sigterm(cli: Processes, client: Client) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_the_runs(cli: Processes, client: Client, number: signal.Signals) -> None:
+async def test_a_second_signal_cuts_the_runs_off(cli: Processes, client: Client, number: signal.Signals) -> None:
     worker = await cli.worker("waits=graph.py")
     run = await client.enqueue("waits", {})
     await until(lambda: _begun(client, run.run_id), "the run has begun")
@@ -84,7 +90,7 @@ async def test_a_second_signal_ends_the_runs(cli: Processes, client: Client, num
     worker.command.send(number)
 
     assert (await worker.command.ended()).code == 0
-    assert (await client.get(run.run_id)).status.ended
+    assert await _given_back(client, run.run_id)
     assert "Traceback" not in worker.command.err
 
 
@@ -168,6 +174,7 @@ async def test_a_worker_that_cannot_start_says_why(cli: Processes, arguments: li
         (["graph.py", " "], "[NAME=]TARGET: ' ' is empty"),
         (["--config", ""], "--config: '' is empty"),
         (["--checkpointer", ""], "--checkpointer: '' is empty"),
+        (["--restartable", ""], "--restartable: '' is empty"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -210,6 +217,28 @@ async def test_a_supervisor_replaces_a_worker_that_dies_and_ends_with_all(cli: P
     assert "was ended by SIGKILL; another one follows" in supervisor.err
 
 
+async def test_a_supervisor_hands_its_options_on(cli: Processes, client: Client) -> None:
+    options = ("--processes=2", "--checkpointer=none", "--restartable=waits")
+    supervisor = await cli.start("worker", "--json", *options, "waits=graph.py")
+    for _ in range(2):
+        await supervisor.line()
+    run = await client.enqueue("waits", {})
+    await until(lambda: _begun(client, run.run_id), "the run has begun")
+
+    pids = {worker.worker_id: worker.pid for worker in await client.workers()}
+    first = (await client.get(run.run_id)).worker
+    assert first is not None
+    psutil.Process(pids[first]).kill()
+    cli.write("go", "")
+
+    # It has no checkpoints to go on from, and may start over.
+    assert await client.result(run.run_id) == {"number": 42}
+    assert (await client.get(run.run_id)).attempt == 2
+    assert [event.data["voids"]["all"] async for event in client.tail(run.run_id) if event.id == "2-0"] == [True]
+    supervisor.terminate()
+    assert (await supervisor.ended()).code == 0
+
+
 async def test_workers_leave_when_their_supervisor_is_killed(cli: Processes, client: Client) -> None:
     supervisor = await cli.start("worker", "--json", "--processes", "1", "--processes", "2", "waits=graph.py")
     for _ in range(2):
@@ -249,6 +278,20 @@ async def test_dev_reloads_and_leaves_nothing(cli: Processes) -> None:
     assert "Traceback" not in dev.err
 
 
+async def test_dev_goes_on_with_a_run_in_what_a_file_was_changed_to(cli: Processes) -> None:
+    dev = await cli.start("dev", "waits=graph.py", "--shutdown-grace=0.1", environment={"RUNSTREAM_REDIS_URL": ""})
+    first = await dev.json_line()
+    run = await cli.start("enqueue", "waits", "{}", "--result", "--redis", first["redis"])
+    await until(lambda: "attempt 1 begins" in dev.err, "the run has begun")
+
+    cli.write("graph.py", GRAPH.replace("42", "43").replace('"go"', '"graph.py"'))
+
+    assert (await run.ended()).json == {"number": 43}
+    assert "attempt 2 begins" in dev.err
+    dev.send(signal.SIGINT)
+    assert (await dev.ended()).code == 0
+
+
 @pytest.mark.parametrize("command", [["dev"], ["worker", "--processes", "2", "--shutdown-grace", "5"], ["worker"]])
 async def test_ctrl_c_lets_running_runs_end(cli: Processes, client: Client, command: list[str]) -> None:
     session = await cli.start(*command, "--json", "waits=graph.py")
@@ -277,8 +320,8 @@ async def test_a_second_ctrl_c_hurries(cli: Processes, client: Client, command: 
     session.press_ctrl_c()
 
     assert (await session.ended()).code == 0
-    assert (await client.get(run.run_id)).status.ended
-    assert "told again to leave: ending the running runs now" in session.err
+    assert await _given_back(client, run.run_id)
+    assert "told again to leave: cutting the running runs off now" in session.err
 
 
 async def test_the_demo_shows_both_readers_the_same(cli: Processes) -> None:

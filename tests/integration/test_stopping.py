@@ -10,6 +10,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.tools import tool
+from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from redis.asyncio import Redis
@@ -19,10 +20,12 @@ from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, RunStopped, Status, StopResult
+from runstream.keys import Keys
 
 
 class State(TypedDict, total=False):
     done: list[str]
+    talk: bool
 
 
 class Steps(TypedDict, total=False):
@@ -145,6 +148,31 @@ async def test_what_was_saved_before_a_stop_stays(
     stage.open("two")
     assert await client.invoke("play", None, thread_id="t") == {"one": True, "two": True}
     assert (stage.entered["one"], stage.entered["two"]) == (1, 2)
+
+
+async def test_a_rollback_that_a_reply_to_events_tells_of_is_one(
+    client: Client, workers: Workers, redis: Redis, namespace: str
+) -> None:
+    async def talk(state: State) -> None:
+        while state.get("talk"):
+            get_stream_writer()("and so on")
+            await asyncio.sleep(0.001)
+
+    graph = StateGraph(State).add_sequence([("keep", _keep), ("talk", talk)]).add_edge(START, "keep").compile()
+    # So long between two beats that only a reply to events can have told the worker: nobody rings its bell here.
+    await workers.start({"beat_interval": 30.0, "lease": 90.0}, talks=graph)
+    before = await client.invoke("talks", {"done": ["before"]}, thread_id="t")
+    run = await client.enqueue("talks", {"done": ["by the run"], "talk": True}, thread_id="t", stream_mode="custom")
+    async with client.tail(run.run_id) as events:
+        assert [(await anext(events)).mode for _ in range(3)] == ["attempt", "custom", "custom"]
+    await redis.hset(Keys(namespace).run(run.run_id), mapping={"stop": "enough", "stop_action": "rollback"})  # type: ignore[misc] # redis-py's types are for both kinds
+    with pytest.raises(RunStopped, match="enough"):
+        await client.wait(run.run_id)
+    assert await client.invoke("talks", {}, thread_id="t") == before
+
+
+async def _keep(state: State) -> State:
+    return {"done": state["done"]}
 
 
 def _step(stage: Stage, name: str) -> Any:

@@ -7,6 +7,7 @@ import itertools
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
 from redis.asyncio import Redis
+from tests.support.proxy import Proxy
 from tests.support.stage import Play, Stage, Story, spoken, standing, texts
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, Event, RunLost, RunStopped, Status
-from runstream.model import StreamMode
+from runstream.model import EventId, StreamMode
 
 MODES: list[StreamMode] = ["messages", "updates", "values", "custom", "tasks", "checkpoints"]
 HI: dict[str, Any] = {"messages": [{"type": "human", "content": "hi", "id": "h"}], "steps": []}
@@ -189,9 +191,9 @@ async def test_a_worker_that_was_taken_for_dead_cannot_write_anything(play: Play
     await play.start_worker(chain(stage).compile())
     run = await play.client.enqueue("play", HI, stream_mode=MODES)
     await until(lambda: stage.entered["two"] == 1, "the run is held")
-    await play.redis.zadd(play.keys.leases, {play.keys.run(run.run_id): 1})
-    other = await play.start_worker(chain(stage).compile())
-    await until(lambda: run.run_id in other.running or stage.entered["two"] == 2, "one of them has the next attempt")
+    await play.start_worker(chain(stage).compile())
+    await play.lose(run.run_id)
+    await until(lambda: stage.entered["two"] == 2, "both of them are at the same place")
     stage.open("two")
     events = await play.events(run.run_id)
     check(events, await play.client.result(run.run_id))
@@ -403,25 +405,38 @@ async def test_a_step_that_outlasts_the_grace_time_is_done_again_elsewhere(play:
 async def test_events_that_redis_has_lost_are_made_up_for_from_the_saved_state(
     play: Play, stage: Stage, tmp_path: Path
 ) -> None:
-    """Redis comes back without the end of a message, and the checkpointer elsewhere has it."""
+    """Redis comes back without the end of a message, its worker is gone; a checkpointer elsewhere has the message."""
+    settings: dict[str, Any] = {"checkpointer_url": f"sqlite:///{tmp_path}/threads.db", "beat_interval": 0.05}
+    graph = chain(stage).compile()
     stage.hold("two")
-    settings = {"checkpointer_url": f"sqlite:///{tmp_path}/threads.db"}
-    await play.start_worker(chain(stage).compile(), **settings)
-    run = await play.client.enqueue("play", HI, stream_mode="messages")
-    await until(lambda: stage.entered["two"] == 1, "the run is held")
-    entries = await play.redis.xrange(play.keys.events(run.run_id))
-    gone = next(entry_id for entry_id, fields in entries if b'"t":" no"' in fields[b"1"])
-    last = max(int(entry_id.split(b"-")[1]) for entry_id, _ in entries if entry_id < gone)
-    assert await play.redis.xdel(
-        play.keys.events(run.run_id), *[entry_id for entry_id, _ in entries if entry_id >= gone]
-    )
-    await cast("Any", play.redis).hset(play.keys.run(run.run_id), "seq", last)
-    await play.start_worker(chain(stage).compile(), **settings)
-    await play.lose(run.run_id)
-    await until(lambda: stage.entered["two"] == 2, "the next attempt has come to the same place")
-    stage.open("two")
-    kept = standing(await play.events(run.run_id))
-    assert texts(kept) == spoken((await play.client.result(run.run_id))["messages"])
+    async with Proxy(play.workers.redis_url) as proxy, Workers(proxy.url, play.workers.namespace) as doomed:
+        await doomed.start({**settings, "lease": 30.0}, play=graph)
+        run = await play.client.enqueue("play", HI, stream_mode=["messages", "updates"])
+        await until(lambda: stage.entered["two"] == 1, "the run is held")
+        await until(lambda: _is_saved(tmp_path, 2), "the first step has been saved")
+        await proxy.take_away()
+
+        entries = await play.redis.xrange(play.keys.events(run.run_id))
+        first = next(entry_id for entry_id, fields in entries if b'"t":" no"' in fields[b"1"])
+        gone = [entry_id for entry_id, _ in entries if EventId.of(entry_id.decode()) >= EventId.of(first.decode())]
+        await play.redis.xdel(play.keys.events(run.run_id), *gone)
+        last = EventId.of(first.decode()).seq - 1
+        await cast("Any", play.redis).hset(play.keys.run(run.run_id), "seq", last)
+        await play.start_worker(graph, **settings)
+        await play.lose(run.run_id)
+        await until(lambda: stage.entered["two"] == 2, "the next attempt has come to the same place")
+        stage.open("two")
+        result = await play.client.result(run.run_id)
+        proxy.restore()
+    assert stage.begun["one"] == 1
+    assert texts(standing(await play.events(run.run_id))) == spoken(result["messages"])
+
+
+def _is_saved(folder: Path, checkpoints: int) -> bool:
+    """Whether the root graph has got so far."""
+    with closing(sqlite3.connect(f"file:{folder}/threads.db?mode=ro", uri=True)) as database:
+        (steps,) = database.execute("SELECT count(*) FROM checkpoints WHERE checkpoint_ns = ''").fetchone()
+    return bool(steps > checkpoints)
 
 
 async def test_a_checkpointer_that_is_away_gives_the_run_back(play: Play, stage: Stage) -> None:

@@ -93,7 +93,7 @@ class Play:
 
     async def start_worker(self, graph: Any, **settings: Any) -> Any:
         """A worker with the graph under the name `play`, which looks for expired leases often."""
-        return await self.workers.start({"beat_interval": 0.05, "lease": 30.0, **settings}, play=graph)
+        return await self.workers.start({"beat_interval": 0.05, "lease": 30.0} | settings, play=graph)
 
     async def lose(self, run_id: str) -> None:
         """Have the run's lease expire, as if its worker had died; it is alive, and tries to go on."""

@@ -106,8 +106,8 @@ async def _refuse(ctx: Mapping[Any, Any], run_id: str) -> None:  # noqa: ARG001 
 async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **options: Any) -> None:
     """Work until SIGINT or SIGTERM, then drain; `options` are those of `arq_options`.
 
-    A second signal ends the running runs at once. A third gives up waiting for what does not end, such as a write to a
-    Redis that has gone away.
+    A second signal cuts the running runs off at once, for another worker to go on with. A third gives up waiting for
+    what does not end, such as a write to a Redis that has gone away.
     """
     worker = _PatientWorker(**arq_options(graphs, settings, **options))
     worker.on_stop = _Signals(worker).heard
@@ -165,7 +165,7 @@ class _Signals:
         if self._ending is None and self._worker.main_task is not None:
             self._ending = asyncio.create_task(cancel([self._worker.main_task]), name="runstream-end")
         if self._count == 2 and runner is not None:
-            _logger.info("told again to leave: ending the running runs now")
+            _logger.info("told again to leave: cutting the running runs off now")
             runner.hurry()
         elif self._count > 2 and self._serving is not None:
             _logger.warning("told a third time to leave: giving up what does not end")

@@ -7,7 +7,7 @@ metadata has the path of its task. (The order and the shapes are those of langgr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -79,21 +79,21 @@ class Origins:
         self._last_metadata: object = None
         self._last_message = Placed(Chunk("messages", (), None))
 
-    def place(self, chunk: Chunk) -> Iterator[Placed]:
+    def place(self, chunk: Chunk) -> Iterable[Placed]:
         """What can be placed now: this chunk and those that it tells of; or nothing yet."""
         match chunk.mode:
             case "messages":
-                yield self._of_message(chunk)
+                return (self._of_message(chunk),)
             case "custom":
-                yield self._of_custom(chunk)
+                return (self._of_custom(chunk),)
             case "checkpoints":
-                yield from self._at_checkpoint(chunk)
+                return self._at_checkpoint(chunk)
             case "tasks":
-                yield from self._at_task(chunk)
+                return self._at_task(chunk)
             case "debug":
-                yield self._of_debug(chunk)
+                return (self._of_debug(chunk),)
             case _:
-                yield from self._hold(chunk)
+                return self._hold(chunk)
 
     def rest(self) -> Iterator[Placed]:
         """What never was told of, when the graph has ended."""
@@ -168,7 +168,7 @@ class Origins:
     def _of_message(self, chunk: Chunk) -> Placed:
         metadata = cast("tuple[object, Mapping[str, Any]]", chunk.data)[1]
         if metadata is self._last_metadata:
-            return self._last_message._replace(chunk=chunk)
+            return Placed(chunk, self._last_message.task, self._last_message.steps)
         self._last_metadata = metadata
         self._last_message = self._placed(chunk, _task_of_message(metadata), self._after(chunk.ns))
         return self._last_message

@@ -59,25 +59,26 @@ class Taken:
     def __init__(self) -> None:
         self._results: set[str] = set()
         self._chunks = 0
-        self._waits_for_graph = asyncio.Event()
-        self._waits_for_graph.set()
+        self._is_busy = False
+        self._freed = asyncio.Event()
         self._over = False
 
     def begin(self) -> None:
         """A chunk has come."""
         self._chunks += 1
-        self._waits_for_graph.clear()
+        self._is_busy = True
 
     def end(self, result_of: str | None = None) -> None:
         """It has been put into the publisher; it was the result of this task."""
+        self._is_busy = False
         if result_of is not None:
             self._results.add(result_of)
-        self._waits_for_graph.set()
+        self._freed.set()
 
     def close(self) -> None:
         """Nothing more is taken."""
-        self._over = True
-        self._waits_for_graph.set()
+        self._over, self._is_busy = True, False
+        self._freed.set()
 
     async def result_of(self, task_id: str) -> None:
         """Wait until a task's result has been taken, which is the last thing that it emits.
@@ -92,7 +93,9 @@ class Taken:
         while task_id not in self._results and quiet < _QUIET_TURNS:
             if self._over:
                 raise _Over
-            await self._waits_for_graph.wait()
+            if self._is_busy:
+                self._freed.clear()
+                await self._freed.wait()
             await asyncio.sleep(0)
             quiet, chunks = (quiet + 1 if chunks == self._chunks else 0), self._chunks
         self._results.discard(task_id)

@@ -26,8 +26,9 @@ from runstream.keys import Keys
 from runstream.model import StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
-from runstream_worker.attempt import Attempt, Means
+from runstream_worker.attempt import Attempt
 from runstream_worker.checkpoints import open_checkpointer
+from runstream_worker.execution import Means
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause
 from runstream_worker.outbox import Outbox
@@ -237,7 +238,9 @@ class Runner:
             told = _told(outcome)
             _logger.info("run %s: %s after %.2f s", attempt.run_id, told, time.monotonic() - began)
         finally:
-            if attempt.run_id in self._attempts and self._attempts[attempt.run_id][0] is attempt:
+            # This worker may have the next attempt of the same run already.
+            current = self._attempts.get(attempt.run_id)
+            if current is not None and current[0] is attempt:
                 del self._attempts[attempt.run_id]
             self.ended += 1
             self._freed.set()

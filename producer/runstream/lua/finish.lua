@@ -7,12 +7,14 @@
 -- Returns {'ok'} | {'lost'}: another holds the run or has ended it
 --       | {'behind', last}: nothing written, Redis knows the attempt's events up to `last` only: it has lost some
 --#include _run.lua
-local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq')
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'stop_action', 'line')
 if record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'lost'} end
 if record[1] == ARGV[6] then return {'ok'} end -- sent again: the reply was lost on the way
 if record[1] ~= 'running' then return {'lost'} end
 local last = tonumber(record[4])
 if tonumber(ARGV[3]) > last + 1 and ARGV[4] ~= 'gap' then return {'behind', record[4]} end
 local seq = math.max(tonumber(ARGV[3]), last + 1)
+-- Its worker removes what it has saved, but may not get to do it, or not know that this is wanted.
+if ARGV[6] == 'stopped' and record[5] == 'rollback' and record[6] then ask_for_undo(KEYS[1], record[6]) end
 end_run(KEYS[1], KEYS[2], ARGV[1] .. '-' .. seq, ARGV[5], ARGV[6], now_ms(), {'seq', seq, unpack(ARGV, 7)})
 return {'ok'}

@@ -1,0 +1,466 @@
+"""The scripts against a model of them, in every order of calls that Hypothesis can find.
+
+After every step all that is in Redis is compared with `tests.support.run_model`, and the promises of `docs/PROTOCOL.md`
+are looked at one by one, without the model. Time passes by moving what is stored of it.
+
+A failure prints the calls that led to it, the shortest that were found, and is tried again first by the next run (the
+folder `.hypothesis`). To search for longer:
+
+    RUNSTREAM_MODEL_EXAMPLES=2000 RUNSTREAM_MODEL_STEPS=150 pytest tests/contract/test_model.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.support.clock import let_pass
+from tests.support.promises import check_bells, check_events, check_lives, check_steps, check_threads
+from tests.support.run_model import Handed, Model, ModelRun
+from tests.support.snapshot import Snapshot, take_snapshot
+
+from runstream.connection import connect
+from runstream.keys import Keys
+from runstream.model import STRATEGIES, Status, StopAction, Strategy
+from runstream.scripts import Append, Cause, Claimed, Enqueue, Hold, Scripts
+
+EXAMPLES = int(os.environ.get("RUNSTREAM_MODEL_EXAMPLES", "60"))
+STEPS = int(os.environ.get("RUNSTREAM_MODEL_STEPS", "50"))
+TICK = 1_000_000
+"""Milliseconds: a tick is long, so that what a step takes does not matter."""
+LEASE = 2.5
+RETENTION = 3.5
+DEAD_KEPT = 7 * 24 * 3600 * 1000 / TICK
+TTL = 70
+"""Longer than all that may pass in one history, in ticks: nothing that is at work expires."""
+LONGEST = 60
+DATABASE = 9
+"""Where nobody else is."""
+ROOM = 10_000
+MOST = 6
+"""How many runs there are at work at once."""
+
+ENDS = tuple(status for status in Status if status.ended and status is not Status.LOST)
+
+T = TypeVar("T")
+
+
+def ms(ticks: float) -> int:
+    """Ticks in milliseconds."""
+    return round(ticks * TICK)
+
+
+def quarter(time: float) -> float:
+    """A time in ticks as exactly as it is known: Redis' clock goes on while calls are made."""
+    return round(time * 4) / 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a producer asks for. Times are in ticks; without a thread the run has its own."""
+
+    thread: str | None
+    graph: str
+    strategy: Strategy
+    due: int
+    absolute: bool
+    wait: float
+    max_attempts: int
+    key: str | None
+    digest: str
+
+
+def wanted() -> st.SearchStrategy[Wanted]:
+    """Anything that a producer may ask for."""
+    return st.builds(
+        Wanted,
+        thread=st.sampled_from((None, "a", "a", "a", "b")),
+        graph=st.sampled_from(("g", "h")),
+        strategy=st.sampled_from(("enqueue", "enqueue", *STRATEGIES)),
+        due=st.sampled_from((0, 0, 0, 1, 2, 3)),
+        absolute=st.booleans(),
+        wait=st.sampled_from((9.25, 9.25, 2.25)),
+        max_attempts=st.integers(1, 3),
+        key=st.sampled_from((None, None, None, "k")),
+        digest=st.sampled_from(("d1", "d1", "d2")),
+    )
+
+
+def one_of(choose: Callable[[RunMachine], list[T]]) -> st.SearchStrategy[T]:
+    """One of what the machine has at the moment."""
+    return st.runner().flatmap(lambda machine: st.sampled_from(choose(machine)))
+
+
+def holds() -> st.SearchStrategy[Hold]:
+    """An attempt that is executed; or, less often, one that was, or that never was."""
+    return one_of(lambda machine: machine.model.holds() * 6 + machine.holds + machine.impostors())
+
+
+def run_ids() -> st.SearchStrategy[str]:
+    """A run, or none."""
+    return one_of(lambda machine: [hold.run_id for hold in machine.model.holds()] + [*machine.model.runs, "nobody"])
+
+
+class RunMachine(RuleBasedStateMachine):
+    """Calls the scripts and the model alike."""
+
+    url: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        # Any: the types of redis-py 5 say that its asynchronous commands may be synchronous.
+        self.redis: Any = connect(self.url, connections=1)
+        self.call(self.redis.flushdb())
+        self.keys = Keys("model")
+        self.scripts = Scripts(self.redis, self.keys)
+        self.model = Model(LEASE, DEAD_KEPT)
+        self.workers = ["w1", "w2"]
+        self.known: dict[str, set[str]] = {}
+        self.holds: list[Hold] = []
+        self.sent: dict[str, Enqueue] = {}
+        self.with_gaps: set[str] = set()
+        self.spent = 0.0
+        self.moved = False
+        self.before: Snapshot | None = None
+
+    def teardown(self) -> None:
+        """Close what was opened."""
+        self.call(self.redis.flushdb())
+        self.call(self.redis.aclose())
+        self.runner.close()
+
+    def call(self, coroutine: Any) -> Any:
+        """Wait for a call."""
+        return self.runner.run(coroutine)
+
+    # -- producers ----------------------------------------------------------------------------------------------------
+
+    @initialize(some=st.lists(wanted(), min_size=1, max_size=4), limit=st.integers(1, 4))
+    def begin(self, some: list[Wanted], limit: int) -> None:
+        """Let there be runs, and a worker that has taken some of them."""
+        for one in some:
+            self.enqueue(one)
+        self.claim(at=0, graphs=["g", "h"], limit=limit, says=False, reply="heard")
+
+    @precondition(lambda self: len(self.model.at_work()) < MOST)
+    @rule(one=wanted())
+    def enqueue(self, one: Wanted) -> None:
+        """A producer enqueues a run."""
+        number = len(self.sent) + 1
+        run_id = f"r{number}"
+        thread = one.thread or run_id
+        # An absolute time has its own place between the ticks, so that the order of all due times is known.
+        later = one.due + 0.25 + number / TICK if one.absolute else one.due
+        now = self.call(self.redis.time())[0] * 1000 if one.absolute else 0
+        sent = Enqueue(
+            run_id=run_id,
+            graph=one.graph,
+            thread_id=thread,
+            digest=one.digest,
+            due=now + ms(later),
+            due_is_absolute=one.absolute,
+            job_before="[",
+            job_after="]",
+            queued_ttl=ms(one.wait),
+            retention=ms(RETENTION),
+            record={"graph": one.graph, "request": run_id, "max_attempts": one.max_attempts},
+            idempotency_key=one.key,
+            strategy=one.strategy,
+        )
+        due = self.model.now + later
+        self.sent[run_id] = sent
+        self.send(
+            sent,
+            ModelRun(run_id, number, thread, one.graph, one.digest, due, one.wait, RETENTION, one.max_attempts),
+        )
+
+    @precondition(lambda self: self.model.runs)
+    @rule(run_id=one_of(lambda machine: list(machine.model.runs)), changed=st.booleans())
+    def enqueue_again(self, run_id: str, changed: bool) -> None:
+        """A producer that heard nothing sends the same again, or another one uses an id twice."""
+        digest = "other" if changed else self.sent[run_id].digest
+        self.send(
+            replace(self.sent[run_id], digest=digest),
+            replace(self.model.runs[run_id], digest=digest),
+        )
+
+    def send(self, sent: Enqueue, run: ModelRun) -> None:
+        """Enqueue a run."""
+        expected = self.model.enqueue(run, sent.strategy, sent.idempotency_key)
+        assert self.call(self.scripts.enqueue([sent])) == [expected]
+
+    @rule(
+        run_id=run_ids(),
+        actions=st.lists(st.sampled_from(("interrupt", "rollback")), min_size=1, max_size=3),
+        late=st.booleans(),
+    )
+    def stop(self, run_id: str, actions: list[StopAction], late: bool) -> None:
+        """Some want a run to end, the last of them perhaps when its worker has died and nobody has noticed."""
+        for number, action in enumerate(actions, 1):
+            if late and number == len(actions) and self.spent < LONGEST:
+                self.move_clock(LEASE + 0.5)
+            expected = self.model.stop(run_id, f"{action} it", action)
+            assert self.call(self.scripts.stop(run_id, f"{action} it", action)) == expected
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(run.due <= self.model.now for run in self.model.queue()))
+    @rule(
+        at=st.integers(0, 1),
+        graphs=st.sampled_from((["g", "h"], ["h", "g"], ["g"], ["h"])),
+        limit=st.integers(1, 4),
+        says=st.booleans(),
+        reply=st.sampled_from(("heard", "lost", "lost, and asked for again")),
+    )
+    def claim(self, *, at: int, graphs: list[str], limit: int, says: bool, reply: str) -> None:
+        """A worker takes runs. It may say what it knows that it holds, for it may have missed a reply, as this one."""
+        worker = self.workers[at]
+        known = self.known.setdefault(worker, set())
+        handed = self.claim_and_compare(worker, graphs, limit, sorted(known) if says else None)
+        if reply == "lost, and asked for again":
+            handed = self.claim_and_compare(worker, graphs, limit, sorted(known))
+        known |= set() if reply == "lost" else handed
+
+    def claim_and_compare(self, worker: str, graphs: list[str], limit: int, known: list[str] | None) -> set[str]:
+        """Claim; what was handed out."""
+        reply = self.call(
+            self.scripts.claim(worker, graphs, limit=limit, lease=ms(LEASE), running_ttl=ms(TTL), known=known)
+        )
+        again, new = self.model.claim(worker, graphs, limit, known)
+        handed = [handed_in(claimed) for claimed in reply.claimed]
+        assert sorted(handed[: len(again)]) == sorted(again)
+        assert handed[len(again) :] == new
+        assert [claimed.request.decode() for claimed in reply.claimed] == [one.run_id for one in handed]
+        assert reply.dropped == []
+        waits = [run.due - self.model.now for run in self.model.queue(graphs)]
+        next_due = quarter(max(min(waits), 0)) if waits else None
+        assert (quarter(reply.next_due * 1000 / TICK) if reply.next_due >= 0 else None) == next_due
+        self.holds += [Hold(one.run_id, one.attempt, worker) for one in new]
+        return {one.run_id for one in handed}
+
+    def impostors(self) -> list[Hold]:
+        """Who would write what another holds, as after a restart of Redis that has lost a claim."""
+        strangers = [hold._replace(worker_id="stranger") for hold in self.model.holds()]
+        return strangers + [hold._replace(attempt=hold.attempt + 1) for hold in self.model.holds()]
+
+    @precondition(lambda self: self.model.holds())
+    @rule(
+        hold=holds(),
+        offset=st.sampled_from((0, 0, 0, -2, -1, 1, 2)),
+        count=st.integers(0, 3),
+        gap=st.sampled_from((False, False, True)),
+        limit=st.sampled_from((ROOM, ROOM, 80)),
+        times=st.integers(1, 2),
+    )
+    def append(self, *, hold: Hold, offset: int, count: int, gap: bool, limit: int, times: int) -> None:
+        """An attempt publishes a batch, behind what is there or somewhere else, once or twice."""
+        first = max(self.next_seq(hold) + offset, 0)
+        events = [self.event(hold, seq) for seq in range(first, first + count)]
+        if gap:
+            self.with_gaps.add(hold.run_id)
+        for _ in range(times):
+            (reply,) = self.call(self.scripts.append([Append(hold, first, events, gap)], byte_limit=limit))
+            assert reply == self.model.append(hold, first, [len(event) for event in events], limit, gap=gap)
+
+    def next_seq(self, hold: Hold) -> int:
+        """The number of the next event of the run's last attempt."""
+        run = self.model.runs.get(hold.run_id)
+        return run.seq + 1 if run is not None else 0
+
+    def event(self, hold: Hold, seq: int) -> bytes:
+        """An attempt's own event, or one of its graph's."""
+        data = {"m": "custom", "d": seq} if seq > 0 else {"m": "attempt", "d": {"attempt": hold.attempt}}
+        return json.dumps(data).encode()
+
+    def beat_and_compare(self, worker: str, attempts: dict[str, int]) -> None:
+        """Beat for a worker."""
+        lost, stop = self.model.beat(worker, attempts)
+        reply = self.call(
+            self.scripts.beat(worker, attempts, lease=ms(LEASE), worker_ttl=ms(TTL), running_ttl=ms(TTL), about={})
+        )
+        assert (set(reply.lost), len(reply.lost), reply.stop) == (lost, len(lost), stop)
+
+    @precondition(lambda self: self.model.holds())
+    @rule(
+        hold=holds(),
+        offset=st.sampled_from((0, 0, 0, -1, 1)),
+        status=st.sampled_from(ENDS),
+        gap=st.booleans(),
+        times=st.integers(1, 2),
+    )
+    def finish(self, *, hold: Hold, offset: int, status: Status, gap: bool, times: int) -> None:
+        """An attempt ends its run."""
+        end_seq = max(self.next_seq(hold) + offset, 0)
+        event = json.dumps({"m": "end", "d": {"status": status}}).encode()
+        if gap:
+            self.with_gaps.add(hold.run_id)
+        for _ in range(times):
+            expected = self.model.finish(hold, end_seq, status, gap=gap)
+            reply = self.call(
+                self.scripts.finish(hold, end_seq=end_seq, event=event, status=status, record={}, leave_gap=gap)
+            )
+            assert reply == expected
+
+    @precondition(lambda self: self.model.holds())
+    @rule(hold=holds(), cause=st.sampled_from(("drained", "fault")), times=st.integers(1, 2))
+    def release(self, hold: Hold, cause: Cause, times: int) -> None:
+        """A worker gives a run back."""
+        for _ in range(times):
+            assert self.call(self.scripts.release(hold, cause, "it broke")) == self.model.release(hold, cause)
+
+    @precondition(lambda self: any(run.due <= self.model.now for run in self.model.queue()))
+    @rule(
+        at=st.integers(0, 1),
+        counts=st.lists(st.integers(1, 3), max_size=2),
+        then=st.sampled_from(("finish", "release", "nothing", "nothing")),
+    )
+    def attempt(self, at: int, counts: list[int], then: str) -> None:
+        """A worker takes a run, publishes, and ends it, gives it back, or is not heard of again."""
+        self.claim(at=at, graphs=["g", "h"], limit=1, says=False, reply="heard")
+        self.all_is_well()
+        hold = self.holds[-1]
+        for count in counts:
+            self.append(hold=hold, offset=0, count=count, gap=False, limit=ROOM, times=1)
+        if then == "finish":
+            self.finish(hold=hold, offset=0, status=Status.SUCCESS, gap=False, times=1)
+        elif then == "release":
+            self.release(hold=hold, cause="drained", times=1)
+
+    @precondition(lambda self: self.ghosts())
+    @rule(hold=one_of(lambda machine: machine.ghosts()), first=st.integers(0, 3))
+    def wake_up(self, hold: Hold, first: int) -> None:
+        """An attempt that is over, perhaps long since, goes on as if nothing had happened."""
+        self.append(hold=hold, offset=first - self.next_seq(hold), count=2, gap=False, limit=ROOM, times=1)
+        self.release(hold=hold, cause="fault", times=1)
+        self.beat_and_compare(hold.worker_id, {hold.run_id: hold.attempt})
+        self.finish(hold=hold, offset=0, status=Status.SUCCESS, gap=False, times=1)
+
+    def ghosts(self) -> list[Hold]:
+        """Attempts that are over, and some that never were."""
+        live = self.model.holds()
+        return [hold for hold in self.holds if hold not in live] + self.impostors()
+
+    @precondition(lambda self: self.model.undo)
+    @rule(thread=one_of(lambda machine: sorted(machine.model.undo)))
+    def undone(self, thread: str) -> None:
+        """A worker has removed what it was told to."""
+        self.call(self.scripts.undone(thread, sorted(self.model.undone(thread))))
+
+    # -- time, and whoever looks after runs ---------------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 10), times=st.integers(1, 2))
+    def reap(self, limit: int, times: int) -> None:
+        """Somebody looks after runs whose time has passed."""
+        for _ in range(times):
+            self.reap_and_compare(limit)
+
+    def reap_and_compare(self, limit: int) -> None:
+        """Reap. Which of those come first whose time passed in the same tick is not the model's to know."""
+        overdue = self.model.overdue() if self.model.look() else []
+        reply = self.call(self.scripts.reap(limit=limit, lease=ms(LEASE)))
+        chosen = [*reply.queued, *reply.ended]
+        times = [quarter(run.look_at) for run in overdue]
+        assert sorted(quarter(self.model.runs[run_id].look_at) for run_id in chosen) == times[:limit]
+        became = self.model.reap(chosen)
+        assert reply.broken == {}
+        assert set(reply.queued) == {run_id for run_id, outcome in became.items() if outcome == "queued"}
+
+    @precondition(lambda self: self.spent < LONGEST - 4)
+    @rule(ticks=st.integers(1, 4))
+    def let_time_pass(self, ticks: int) -> None:
+        """Nobody looks, nobody beats: Redis is away, or all workers are."""
+        self.move_clock(ticks)
+
+    @precondition(lambda self: self.spent < LONGEST - 4)
+    @rule(ticks=st.integers(0, 4), alive=st.sets(st.integers(0, 1)))
+    def live_on(self, ticks: int, alive: set[int]) -> None:
+        """Time passes as it does; some workers show that they live, and somebody looks after the others' runs."""
+        for tick in range(ticks + 1):
+            for at in sorted(alive):
+                worker = self.workers[at]
+                had = {hold.run_id: hold.attempt for hold in self.holds if hold.worker_id == worker}
+                self.beat_and_compare(worker, had)
+            self.reap_and_compare(10)
+            if tick < ticks:
+                self.move_clock(1)
+
+    @precondition(lambda self: self.model.holds() and self.spent < LONGEST - 4)
+    @rule(at=st.integers(0, 1))
+    def crash(self, at: int) -> None:
+        """A worker is killed, and the others find out; another of another name comes in its place."""
+        self.live_on(3, {0, 1} - {at})
+        self.workers[at] += "'"
+
+    @rule(ticks=st.integers(1, 2))
+    def put_clock_back(self, ticks: int) -> None:
+        """Another Redis takes over, whose clock is behind."""
+        self.move_clock(-ticks)
+
+    def move_clock(self, ticks: float) -> None:
+        """Let time pass for Redis and for the model."""
+        self.call(let_pass(self.redis, self.keys, ms(ticks)))
+        self.model.let_pass(ticks)
+        self.spent += ticks
+        self.moved = True
+
+    # -- what always holds --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def all_is_well(self) -> None:
+        """Look at everything that is there."""
+        now = self.call(take_snapshot(self.redis, self.keys))
+        check_threads(now)
+        check_events(now, self.with_gaps)
+        check_lives(now)
+        if self.before is not None:
+            check_steps(self.before, now)
+            if not self.moved:  # a bell sounds for 60 s
+                check_bells(self.before, now)
+        there = now.view()
+        there["leases"] = {run_id: quarter(self.model.now + left / TICK) for run_id, left in now.leases().items()}
+        expected = self.model.view()
+        expected["leases"] = {run_id: quarter(at) for run_id, at in expected["leases"].items()}
+        assert there == expected
+        self.before, self.moved = now, False
+
+
+def handed_in(claimed: Claimed) -> Handed:
+    """What a claim handed out, as the model tells it."""
+    return Handed(claimed.run_id, claimed.attempt, claimed.after, claimed.left, frozenset(claimed.undo))
+
+
+@pytest.fixture(autouse=True)
+def _on_this_redis(any_redis_url: str) -> None:
+    RunMachine.url = urlsplit(any_redis_url)._replace(path=f"/{DATABASE}").geturl()
+
+
+# A failure is made as short as it can be before it is told, which may take ten times as long as the search.
+@pytest.mark.timeout(EXAMPLES * STEPS * 0.3)
+def test_the_scripts_do_what_the_model_says() -> None:
+    run_state_machine_as_test(
+        RunMachine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
