@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,45 +21,74 @@ _RETRY_DELAY = 0.02
 _RETRY_DELAY_MAX = 1.0
 _T = TypeVar("_T")
 
-_PASSING = ("OOM ", "LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "BUSY ", "MISCONF ",
-            "NOREPLICAS ", "UNBLOCKED ")  # fmt: skip
+_NOT_READY = frozenset((
+    "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "UNBLOCKED",
+))  # fmt: skip
+"""Codes of a Redis that starts, is being failed over, or waits for its replicas: it gets over it by itself."""
+_FULL = frozenset(("OOM", "MISCONF"))
+"""Codes of a Redis that has no memory, or no disk, left: somebody has to do something."""
+
+_CODES_BY_CLASS = {
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+    "ClusterDownError": "CLUSTERDOWN",
+}
+"""redis-py cuts the code off those errors that it has a class for."""
+# Redis 6.2 tells an error in a script so: `ERR Error running script (...): @user_script: 7: -OOM command not allowed`.
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+
+
+def code_of(error: BaseException) -> str:
+    """Redis' code for an error, such as `READONLY`; the first word of what is told where it is no error of Redis."""
+    code = _CODES_BY_CLASS.get(type(error).__name__)
+    if code is not None:
+        return code
+    told = str(error)
+    inside = _IN_SCRIPT.search(told)
+    return inside.group(1) if inside else told.partition(" ")[0]
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether Redis cannot be reached, or is not ready; by itself it will be."""
+    if isinstance(error, AWAY):
+        return not isinstance(error, _REFUSALS)
+    return code_of(error) in _NOT_READY
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same call may succeed later: Redis is away, is starting, is full, is being failed over."""
-    if isinstance(error, AWAY):
-        return not isinstance(error, _REFUSALS)
-    # redis-py cuts the code off some errors that it has a class for; the class's name says the same.
-    name = type(error).__name__
-    return str(error).startswith(_PASSING) or name in (
-        "OutOfMemoryError",
-        "ReadOnlyError",
-        "MasterDownError",
-        "TryAgainError",
-    )
+    return is_away(error) or code_of(error) in _FULL
 
 
-async def patiently(call: Callable[[], Awaitable[_T]], timeout: float) -> _T:
+async def patiently(
+    call: Callable[[], Awaitable[_T]],
+    timeout: float | None,
+    *,
+    outlasts: Callable[[BaseException], bool] = is_away,
+) -> _T:
     """Make a call, and while Redis is away make it again, for `timeout` seconds.
 
     redis-py's own retries leave out the making of a connection, which is where a Redis that is away is met first.
 
     Args:
         call: may be made several times; all of runstream's scripts and reads may.
-        timeout: in seconds, for all tries together.
+        timeout: in seconds, for all tries together; None is for ever.
+        outlasts: after which errors the call is made again.
 
     Raises:
         redis.exceptions.RedisError: what the last try raised, or a `TimeoutError` of redis' where none was answered.
     """
     delay = _RETRY_DELAY
-    last: Exception = RedisTimeoutError(f"Redis has not answered within {timeout:g} s")
+    last: Exception = RedisTimeoutError(f"Redis has not answered within {timeout} s")
     try:
         async with asyncio.timeout(timeout):
             while True:
                 try:
                     return await call()
-                except AWAY as error:
-                    if isinstance(error, _REFUSALS):
+                except Exception as error:
+                    if not outlasts(error):
                         raise
                     last = error
                 await asyncio.sleep(delay)

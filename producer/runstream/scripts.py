@@ -19,7 +19,7 @@ from redis.exceptions import NoScriptError
 from runstream.keys import Keys
 from runstream.model import StopAction, Strategy
 
-ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", "release", "stop", "reap"]
+ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap"]
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
 
@@ -339,11 +339,18 @@ class Scripts:
         reply = await self._run("release", [self._keys.run(hold.run_id), self._keys.leases], args)
         return cast("Literal['queued', 'stopped', 'lost', 'not held']", _text(reply[0]))
 
-    async def holds(self, hold: Hold) -> bool:
-        """Whether the attempt still holds its run."""
-        fields = ("status", "attempt", "worker")
-        record = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
-        return record == ["running", str(hold.attempt), hold.worker_id]
+    async def disown(self, hold: Hold) -> bool:
+        """Say that an attempt is over which does not hold its run; whether Redis had forgotten that there was one."""
+        reply = await self._run(
+            "disown", [self._keys.run(hold.run_id), self._keys.leases], [hold.attempt, hold.worker_id]
+        )
+        return bool(_text(reply[0]) == "forgotten")
+
+    async def last_seq(self, hold: Hold) -> int | None:
+        """The sequence number of the attempt's last event; None where it does not hold its run."""
+        fields = ("status", "attempt", "worker", "seq")
+        *holder, seq = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
+        return int(seq) if holder == ["running", str(hold.attempt), hold.worker_id] else None
 
     async def stop_action(self, run_id: str) -> StopAction:
         """What is to become of what a run has saved that somebody wants stopped."""

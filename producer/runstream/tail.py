@@ -230,16 +230,15 @@ class Tails:
                     await self._probe()
                     next_probe = loop.time() + self._probe_interval
                 away_since, delay = None, _RETRY_DELAY
-            except AWAY as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, no reader may wait for a read that has ended
                 away_since = away_since or loop.time()
-                if not is_passing(error) or loop.time() - away_since > self._reconnect_timeout:
+                is_over = loop.time() - away_since > self._reconnect_timeout
+                if not is_passing(error) and not isinstance(error, AWAY):
+                    await self._fail_those_at_fault(error)
+                elif is_over or not is_passing(error):
                     self._fail_all(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
-            except Exception as error:  # noqa: BLE001 - whatever it is, no reader may wait for a read that has ended
-                if not is_passing(error):
-                    await self._fail_those_at_fault(error)
-                await asyncio.sleep(delay)
 
     async def _read_and_deliver(self) -> None:
         watches = dict(self._watches)

@@ -37,6 +37,7 @@ _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
 _ROLLBACK_WITHIN = 30.0
+_DISOWN_WITHIN = 5.0
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -73,7 +74,21 @@ class Attempt:
         self._execution = Execution(request, self._claimed, self._means, self._publisher)
         if self._is_draining:
             self._execution.drain()
-        return await self._leave(await self._supervise(request, self._execution), request)
+        ended = await self._leave(await self._supervise(request, self._execution), request)
+        if ended is None:
+            await self._disown()
+        return ended
+
+    async def _disown(self) -> None:
+        """Make sure that Redis knows of this attempt, which is over, even if it has come back without its claim."""
+        call = partial(self._means.scripts.disown, self._hold)
+        try:
+            forgotten = await patiently(call, _DISOWN_WITHIN, outlasts=is_passing)
+        except (RedisError, OSError) as error:
+            _logger.warning("run %s: cannot take down that attempt %d is over: %s", self.run_id, self.number, error)
+        else:
+            if forgotten:
+                _logger.warning("run %s: Redis has lost what it knew of attempt %d", self.run_id, self.number)
 
     def drain(self) -> None:
         """Stop at the end of the step that runs, if the graph keeps checkpoints."""
@@ -93,6 +108,8 @@ class Attempt:
 
     async def _supervise(self, request: RunRequest, execution: Execution) -> Outcome | GivenBack | None:
         """Run the graph until it ends or the guard says so; a graph that ignores its cancellation is left behind."""
+        if self.guard.has_ended:
+            return broken_off(self.guard)
         with Fence.of(self._hold).around():
             work = asyncio.create_task(execution.run(), name=f"run-{self.run_id}")
         ended = asyncio.create_task(self.guard.wait())
@@ -112,7 +129,8 @@ class Attempt:
 
     def _broken_off(self, execution: Execution) -> Outcome | GivenBack | None:
         outcome = broken_off(self.guard)
-        if isinstance(outcome, GivenBack) and execution.saver is None and not execution.may_start_over:
+        has_nothing = execution.is_open and execution.saver is None and not execution.may_start_over
+        if isinstance(outcome, GivenBack) and has_nothing:
             return Outcome(Status.LOST, ErrorInfo(type="WorkerShutdown", message=self.guard.detail))
         return outcome
 

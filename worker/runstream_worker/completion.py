@@ -18,8 +18,7 @@ from langgraph.constants import START
 from runstream_worker.chunks import Chunk
 from runstream_worker.origins import Placed
 from runstream_worker.past import Entry, Past
-from runstream_worker.redis_saver import RedisSaver
-from runstream_worker.run_saver import listed
+from runstream_worker.run_saver import is_beside_runs, listed
 
 
 async def missing_messages(
@@ -34,7 +33,7 @@ async def missing_messages(
         past: what the stream has of it.
         told: the ids of messages that other runs' streams have.
     """
-    if isinstance(saver, RedisSaver) and saver.is_fenced:
+    if is_beside_runs(saver):
         return
     said = [entry for entry in past if entry.mode == "messages"]
     produced = await _produced(saver, thread_id, run_id)

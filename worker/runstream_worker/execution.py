@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import orjson
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -21,7 +21,7 @@ from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
 
 from runstream.errors import ProtocolError
-from runstream.faults import patiently
+from runstream.faults import is_passing, patiently
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream_worker.arguments import needs_pending, to_command
@@ -38,11 +38,11 @@ from runstream_worker.resume import Start, first_start, is_there, next_start, st
 from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
 
-_START_WITHIN = 30.0
 _SHOWN_AS_STATE = frozenset(("checkpoints", "debug"))
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 Saver: TypeAlias = BaseCheckpointSaver[Any]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,12 @@ class Execution:
         publisher: takes the attempt's events.
 
     Attributes:
+        is_open: whether the graph has been opened; before that, nothing of it has been executed.
         saver: the checkpointer of the graph; None before it is opened, or where it has none.
     """
 
     def __init__(self, request: RunRequest, claimed: Claimed, means: Means, publisher: Publisher) -> None:
+        self.is_open = False
         self.saver: Saver | None = None
         self._request = request
         self._claimed = claimed
@@ -137,6 +139,7 @@ class Execution:
 
     def _with_saver(self, graph: Graph) -> tuple[Graph, RunSaver | None]:
         """The graph with a checkpointer that belongs to this attempt, if it has any."""
+        self.is_open = True
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             return graph, None
         self.saver = graph.checkpointer
@@ -165,10 +168,13 @@ class Execution:
         request, run_id = self._request, self._hold.run_id
         if self._claimed.undo and self.saver is not None:
             await forget_runs(self.saver, request.thread_id, self._claimed.undo)
-            await self._means.scripts.undone(request.thread_id, self._claimed.undo)
+            await _for_sure(lambda: self._means.scripts.undone(request.thread_id, self._claimed.undo))
         if not self._claimed.after:
-            return await first_start(self.saver, request)
-        past = Past.of(await patiently(lambda: self._means.scripts.events(run_id), _START_WITHIN))
+            start = await first_start(self.saver, request, run_id)
+            if start.has_outlived:
+                await self._complete(start)
+            return start
+        past = Past.of(await _for_sure(lambda: self._means.scripts.events(run_id)))
         if self.saver is not None:
             start = await next_start(self.saver, request, run_id, past)
         elif self.may_start_over:
@@ -176,10 +182,15 @@ class Execution:
         else:
             raise NothingToGoOnFrom(request.graph)
         await self._publisher.put_bytes(self._attempt_event(start), "attempt")
+        await self._complete(start)
+        return start
+
+    async def _complete(self, start: Start) -> None:
+        """Publish what the stream lacks of the messages that have been saved."""
+        request, run_id = self._request, self._hold.run_id
         if self.saver is not None and "messages" in request.stream_mode:
             async for placed in missing_messages(self.saver, request.thread_id, run_id, start.past, start.told):
                 await self._publisher.put(placed)
-        return start
 
     def _attempt_event(self, start: Start) -> bytes:
         data = {
@@ -246,6 +257,11 @@ class Execution:
         for placed in origins.rest() if origins is not None else ():
             if placed.chunk.mode in wanted and not is_there(placed, marks):
                 await self._publisher.put(placed)
+
+
+async def _for_sure(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Make a call to the runs' own Redis, for which events wait as well, however long it is away."""
+    return await patiently(call, None, outlasts=is_passing)
 
 
 class _SlowDown(AsyncCallbackHandler):

@@ -32,6 +32,11 @@ class Guard:
             self.cause, self.detail = cause, detail
             self._ended.set()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether somebody has asked."""
+        return self._ended.is_set()
+
     async def wait(self) -> None:
         """Wait until somebody has asked."""
         await self._ended.wait()

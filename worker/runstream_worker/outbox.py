@@ -113,16 +113,30 @@ class Publisher:
         while self._next_to_send < self._next and not self._closed:
             await self._next_reply()
 
-    async def published(self, seq: int) -> None:
+    async def published(self, seq: int) -> int:
         """Wait until every event before this sequence number has been published.
+
+        Returns:
+            The sequence number of the last one that Redis must have by then; -1 if it has lost some for good.
 
         Raises:
             AttemptFenced: that will not be.
         """
         while self._next_to_send < seq:
-            if self._closed:
-                raise AttemptFenced(self.hold.run_id, self.hold.attempt)
-            await self._next_reply()
+            await self._next_reply_or_fence()
+        return -1 if self._leave_gap else seq - 1
+
+    async def publish_again(self, last_seq: int) -> None:
+        """Publish again what Redis has lost, which knows this attempt's events up to `last_seq` only.
+
+        Raises:
+            AttemptFenced: that will not be.
+        """
+        if self._on_its_way:
+            # The reply to that will say the same.
+            await self._next_reply_or_fence()
+        elif last_seq < self._next_to_send - 1:
+            self.go_back(last_seq)
 
     def seal(self) -> None:
         """Take nothing more; what was taken is still published."""
@@ -177,8 +191,9 @@ class Publisher:
 
     def go_back(self, last_seq: int) -> None:
         """Send again what Redis has lost, which knows this attempt's events up to `last_seq` only."""
-        lost = self._kept.take_back(self._next_to_send - last_seq - 1)
-        self._leave_gap = len(lost) < self._next_to_send - last_seq - 1
+        missing = self._next_to_send - last_seq - 1
+        lost = self._kept.take_back(missing)
+        self._leave_gap = len(lost) < missing
         self._next_to_send -= len(lost)
         self._waiting.extendleft(reversed(lost))
         self._waiting_bytes += sum(map(len, lost))
@@ -193,6 +208,11 @@ class Publisher:
         # The end event goes behind what did arrive.
         self._next = self._next_to_send = next_seq
         self.close()
+
+    async def _next_reply_or_fence(self) -> None:
+        if self._closed:
+            raise AttemptFenced(self.hold.run_id, self.hold.attempt)
+        await self._next_reply()
 
     async def _next_reply(self) -> None:
         self._progress.clear()

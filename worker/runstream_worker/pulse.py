@@ -29,6 +29,8 @@ WORKER_TTL = 60.0
 """How long a worker's keys live without being renewed, in seconds."""
 _REAP_LIMIT = 100
 _SHORTEST_PATIENCE = 0.1
+_RETRY_AFTER = 0.2
+"""The part of the beat interval after which a beat that failed is tried again."""
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -41,7 +43,7 @@ class Pulse:
         settings: its settings.
         runs: called in the thread: the runs it holds, attempt by run id.
         about: what the worker says of itself.
-        on_reply: called in the worker's loop with every reply.
+        on_reply: called in the worker's loop with every reply that says something, and what had been asked for.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Pulse:
         *,
         runs: Callable[[], Mapping[str, int]],
         about: Mapping[str, str | int],
-        on_reply: Callable[[BeatReply], None],
+        on_reply: Callable[[BeatReply, Mapping[str, int]], None],
     ) -> None:
         self._worker_id = worker_id
         self._settings = settings
@@ -59,6 +61,9 @@ class Pulse:
         self._about = about
         self._on_reply = on_reply
         self._alive_at = time.monotonic()
+        # Who could not beat was perhaps not the only one. The others get as much time to show that they are alive as
+        # their leases would have given them, before this worker says that they are not.
+        self._judges_from: float | None = 0.0
         self._running = threading.Event()
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._quit: asyncio.Event | None = None
@@ -105,11 +110,17 @@ class Pulse:
         try:
             while not quit_.is_set():
                 began = time.monotonic()
+                interval = self._settings.beat_interval
                 try:
                     await self._beat(scripts)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is tried
-                    _logger.warning("cannot renew leases, trying again: %s: %s", type(error).__name__, error)
-                rest = self._settings.beat_interval - (time.monotonic() - began)
+                    interval *= _RETRY_AFTER
+                    if self._judges_from is not None:
+                        _logger.warning("cannot renew leases, trying again: %s: %s", type(error).__name__, error)
+                    self._judges_from = None
+                else:
+                    await self._look_after_others(scripts)
+                rest = interval - (time.monotonic() - began)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(quit_.wait(), max(rest, 0.01))
             await self._sign_off(redis, keys)
@@ -131,8 +142,19 @@ class Pulse:
             about={**self._about, "running": len(runs)},
         )
         if (reply.lost or reply.stop) and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_reply, reply)
-        reaped = await scripts.reap(limit=_REAP_LIMIT, lease=lease)
+            self._loop.call_soon_threadsafe(self._on_reply, reply, runs)
+
+    async def _look_after_others(self, scripts: Scripts) -> None:
+        if self._judges_from is None:
+            _logger.info("renewing leases again")
+            self._judges_from = time.monotonic() + self._settings.lease
+        if time.monotonic() < self._judges_from:
+            return
+        try:
+            reaped = await scripts.reap(limit=_REAP_LIMIT, lease=round(self._settings.lease * 1000))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again after the next beat
+            _logger.warning("cannot look after the runs of others: %s: %s", type(error).__name__, error)
+            return
         for run_id in reaped.queued:
             _logger.warning("run %s waits for its next attempt: its worker has stopped renewing its lease", run_id)
         for run_id in reaped.ended:

@@ -17,7 +17,7 @@ from runstream.request import RunRequest
 from runstream_worker.completion import messages_in
 from runstream_worker.origins import Namespace, Placed
 from runstream_worker.past import Entry, Mark, Past, mark_of, mark_of_message
-from runstream_worker.run_saver import CONTROL_CHANNELS, listed
+from runstream_worker.run_saver import CONTROL_CHANNELS, is_beside_runs, listed
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -35,6 +35,7 @@ class Start:
         told: the ids of messages that other runs have told.
         finished: the tasks whose results have been saved and wait for the others of their step.
         silent: what the graph emits on resuming and would not have emitted otherwise.
+        has_outlived: whether what has been saved is all that there is of an attempt: Redis has lost the rest.
     """
 
     goes_on: bool = False
@@ -45,6 +46,7 @@ class Start:
     told: frozenset[str] = frozenset()
     finished: frozenset[str] = frozenset()
     silent: frozenset[Mark] = frozenset()
+    has_outlived: bool = False
 
     def marks(self) -> frozenset[Mark]:
         """What is in the stream already, or does not belong there, should the graph emit it."""
@@ -57,15 +59,21 @@ def is_there(placed: Placed, marks: Collection[Mark]) -> bool:
     return bool(marks) and (mark := mark_of(placed)) is not None and mark in marks
 
 
-async def first_start(saver: Saver | None, request: RunRequest) -> Start:
-    """How a run's first attempt begins."""
-    if saver is None or not request.continues:
+async def first_start(saver: Saver | None, request: RunRequest, run_id: str) -> Start:
+    """How an attempt begins that has no stream to go on from.
+
+    It is the run's first, or Redis has lost those before. Checkpoints in the same Redis are lost with them; those
+    elsewhere may be there, and the input with them.
+    """
+    run_ids = {*request.continues, *(() if is_beside_runs(saver) else (run_id,))}
+    if saver is None or not run_ids:
         return Start()
-    saved = Saved(saver, request, request.continues)
+    saved = Saved(saver, request, run_ids)
     head = await saved.head(())
     if head is None or not saved.is_own(head):
         return Start()
-    return Start(goes_on=True, checkpoint=head.checkpoint["id"])
+    has_outlived = head.metadata.get("run_id") == run_id
+    return Start(goes_on=True, checkpoint=head.checkpoint["id"], has_outlived=has_outlived)
 
 
 async def next_start(saver: Saver, request: RunRequest, run_id: str, past: Past) -> Start:

@@ -38,11 +38,11 @@ from langgraph.checkpoint.base import (
 )
 
 from runstream.errors import AttemptFenced, RunstreamError
-from runstream.faults import patiently
+from runstream.faults import is_passing, patiently
 from runstream.scripts import Hold, Scripts
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.outbox import Publisher
-from runstream_worker.redis_saver import RedisSaver
+from runstream_worker.redis_saver import EventsLost, Fence, RedisSaver
 
 CONTROL_CHANNELS = frozenset(("__error__", "__error_source_node__", "__interrupt__", "__resume__"))
 """LangGraph's `CONTROL_WRITES`: a task that has written to others, too, has finished."""
@@ -50,7 +50,6 @@ NULL_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a `Command` writes."""
 _HIDDEN_TASK = "__start__"
 _QUIET_TURNS = 50
-_PATIENCE = 30.0
 _T = TypeVar("_T")
 
 
@@ -106,6 +105,11 @@ class _Over(RunstreamError):
     """The attempt is over, and this had not been published."""
 
 
+def is_beside_runs(saver: BaseCheckpointSaver[Any] | None) -> bool:
+    """Whether checkpoints are kept in the runs' own Redis, which fences them, and loses either only with the other."""
+    return isinstance(saver, RedisSaver) and saver.is_fenced
+
+
 class RunSaver(BaseCheckpointSaver[Any]):
     """Another checkpointer, for the time of one attempt.
 
@@ -128,7 +132,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
         self._scripts = scripts
         self._loop = asyncio.get_running_loop()
         self._open: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
-        self._is_fenced = isinstance(saver, RedisSaver) and saver.is_fenced
+        self._is_fenced = is_beside_runs(saver)
         self.forget_command = False
         """Leave out of the first read what an earlier attempt's `Command` has written: it is given again."""
 
@@ -199,8 +203,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
         async def put() -> RunnableConfig:
             if earlier:
                 await asyncio.wait(earlier)
-            await self._may_write(seq)
-            return await self._call(lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
+            return await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
 
         return put()
 
@@ -223,18 +226,33 @@ class RunSaver(BaseCheckpointSaver[Any]):
             try:
                 if is_result and _HIDDEN_TASK not in task_path:
                     await self._taken.result_of(task_id)
-                await self._may_write(self._publisher.next_seq)
-                await self._call(lambda: self._saver.aput_writes(config, writes, task_id, task_path))
+                seq = self._publisher.next_seq
+                await self._write(seq, lambda: self._saver.aput_writes(config, writes, task_id, task_path))
             finally:
                 opened.discard(ticket)
                 ticket.set_result(None)
 
         return put()
 
-    async def _may_write(self, seq: int) -> None:
-        await self._publisher.published(seq)
-        if not self._is_fenced and not await patiently(lambda: self._scripts.holds(self._hold), _PATIENCE):
+    async def _write(self, seq: int, write: Callable[[], Awaitable[_T]]) -> _T:
+        """Write, once Redis has the events before this sequence number; those that it has lost are published again."""
+        while True:
+            last_seq = await self._publisher.published(seq)
+            try:
+                if not self._is_fenced:
+                    await self._ask(last_seq)
+                with Fence.of(self._hold, last_seq).around():
+                    return await self._call(write)
+            except EventsLost as lost:
+                await self._publisher.publish_again(lost.last_seq)
+
+    async def _ask(self, last_seq: int) -> None:
+        """Do what the fence of checkpoints in the runs' own Redis does, a moment before the write."""
+        found = await patiently(lambda: self._scripts.last_seq(self._hold), None, outlasts=is_passing)
+        if found is None:
             raise AttemptFenced(self._hold.run_id, self._hold.attempt)
+        if found < last_seq:
+            raise EventsLost(found)
 
     async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
         try:

@@ -64,6 +64,7 @@ class Runner:
         self._means = means
         self._keys = Keys(means.settings.namespace)
         self._attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._replaced: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._leaving = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
@@ -104,18 +105,20 @@ class Runner:
             _logger.info("waiting up to %g s for %d running runs", grace, len(self._attempts))
             await asyncio.wait({task for _, task in self._attempts.values()}, timeout=grace)
         self.hurry()
-        if self._attempts:
-            await asyncio.wait({task for _, task in self._attempts.values()})
+        if left := self._replaced.union(task for _, task in self._attempts.values()):
+            await asyncio.wait(left)
 
     def hurry(self) -> None:
         """Cut the running runs off and give them back now; a `drain` that gives them time is cut short by it."""
         for attempt, _ in self._attempts.values():
             attempt.guard.end(Cause.DRAIN, "the worker was shut down before the run had ended")
 
-    def on_beat(self, reply: BeatReply) -> None:
-        """Take what a beat learned of the runs."""
+    def on_beat(self, reply: BeatReply, asked_for: Mapping[str, int]) -> None:
+        """Take what a beat learned of the runs; `asked_for` are those that it was for: attempt by run id."""
         for run_id in reply.lost:
-            self._end(run_id, Cause.LOST)
+            # Meanwhile this worker may have claimed the next attempt.
+            if self.running.get(run_id) == asked_for[run_id]:
+                self._end(run_id, Cause.LOST)
         for run_id, wish in reply.stop.items():
             self._stop(run_id, wish.reason, wish.action)
 
@@ -207,9 +210,18 @@ class Runner:
             await cancel([wait, leave])
 
     def _start(self, claimed: Claimed) -> None:
-        # A Redis that has lost its last writes may hand out again what this worker executes.
-        self._end(claimed.run_id, Cause.LOST)
         attempt = Attempt(claimed, self._means)
+        if claimed.run_id in self._attempts:
+            # A Redis that has lost its last writes may hand out again what this worker executes.
+            earlier, ending = self._attempts[claimed.run_id]
+            if earlier.number == attempt.number and earlier.guard.cause is None:
+                # It is the same attempt: what Redis has lost of it is published again.
+                return
+            if earlier.number == attempt.number:
+                attempt.guard.end(Cause.DRAIN, "Redis had forgotten an attempt of this number")
+            earlier.guard.end(Cause.LOST)
+            self._replaced.add(ending)
+            ending.add_done_callback(self._replaced.discard)
         task = asyncio.create_task(self._run(attempt), name=f"attempt-{attempt.run_id}")
         self._attempts[attempt.run_id] = (attempt, task)
 
@@ -265,8 +277,10 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
     keys = Keys(settings.namespace)
     async with AsyncExitStack() as stack:
         calls = await _connected(stack, settings.redis_url, connections=2, answer_within=_ANSWER_WITHIN)
-        bells = await _connected(stack, settings.redis_url, connections=1)
-        stops = await _connected(stack, settings.redis_url, connections=1)
+        # Nothing blocks for longer than this; a connection that has gone dead without a word is given up then.
+        longest = {"bells": settings.poll_interval + _ANSWER_WITHIN, "stops": _STOP_WAIT + _ANSWER_WITHIN}
+        bells = await _connected(stack, settings.redis_url, connections=1, answer_within=longest["bells"])
+        stops = await _connected(stack, settings.redis_url, connections=1, answer_within=longest["stops"])
         sending = await _connected(stack, settings.redis_url, connections=1, answer_within=_ANSWER_WITHIN)
         await cast("Any", calls.ping())
         checkpointer = await stack.enter_async_context(
@@ -300,7 +314,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             await runner.drain(settings.shutdown_grace)
 
 
-async def _connected(stack: AsyncExitStack, url: str, *, connections: int, answer_within: float = 15.0) -> Redis:
+async def _connected(stack: AsyncExitStack, url: str, *, connections: int, answer_within: float) -> Redis:
     redis = connect(url, connections=connections, answer_within=answer_within)
     stack.push_async_callback(redis.aclose)
     return redis

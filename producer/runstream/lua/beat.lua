@@ -7,9 +7,11 @@
 --#include _run.lua
 local now = now_ms()
 local runs, ttl = 6 + 2 * ARGV[5], tonumber(ARGV[4])
+-- First something that takes no room: a full Redis looks at a script's first write only, and who is alive has to be able
+-- to say so.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
 redis.call('HSET', KEYS[3], 'beat_at', now, unpack(ARGV, 6, runs - 1))
 redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
 for i = 2, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
 local lost, stop = {}, {}
 for i = runs, #ARGV, 2 do

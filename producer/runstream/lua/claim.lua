@@ -40,27 +40,32 @@ if ARGV[5] == '?' then
 end
 
 local function start(queue, run)
-  redis.call('ZREM', queue, run)
   -- Whatever is in the queue, a claim goes on: a key of another type answers with an error, which is not a record.
   local record = redis.pcall('HMGET', run, 'status', 'attempt', 'seq', 'request', 'first_started_at', 'line', 'after', 'left')
   if record.err or record[1] ~= 'queued' or not record[2] or not record[3] then
+    redis.call('ZREM', queue, run)
     dropped[#dropped + 1] = run
     return
   end
   local line = record[6]
-  if line then
-    local head = head_of(line, run)
+  local head = line and head_of(line, run)
+  if head and head ~= run then
     -- Not its turn: it is called up when the one before it ends.
-    if head and head ~= run then return end
+    redis.call('ZREM', queue, run)
+    return
+  end
+  local attempt = tonumber(record[2]) + 1
+  local after = last_id(record[2], record[3], record[7])
+  -- The lease first: whatever fails behind it, somebody will look after the run. And it takes room: a full Redis, which
+  -- looks at a script's first write only, refuses it, so that nothing is begun which could not be published.
+  redis.call('ZADD', KEYS[1], now + ARGV[3], run)
+  redis.call('ZREM', queue, run)
+  redis.call('SADD', KEYS[2], run)
+  if line then
     -- Who has begun stays at the head, whatever happens, until the run has ended.
     redis.call('ZADD', line, 0, run)
     outlive(line, ttl)
   end
-  local attempt = tonumber(record[2]) + 1
-  local after = last_id(record[2], record[3], record[7])
-  -- The lease first: whatever fails behind it, somebody will look after the run.
-  redis.call('ZADD', KEYS[1], now + ARGV[3], run)
-  redis.call('SADD', KEYS[2], run)
   redis.call('HSET', run, 'status', 'running', 'attempt', attempt, 'seq', -1, 'worker', ARGV[1], 'started_at', now,
     'first_started_at', record[5] or now, 'held', KEYS[2], 'bell', KEYS[3])
   if after then
@@ -68,6 +73,8 @@ local function start(queue, run)
     redis.call('HSET', run, 'after', after)
   else
     local data = {attempt = attempt, worker = ARGV[1], at = now}
+    -- Redis has lost all that there was of the attempts before (see disown.lua); readers may have some of it.
+    if attempt > 1 then data.left, data.voids = record[8] or 'lost', {all = true, count = 0} end
     redis.call('XADD', run .. ':events', attempt .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
     redis.call('HSET', run, 'seq', 0)
   end

@@ -17,11 +17,14 @@ local function keep_alive(thread, ttl)
   if redis.call('PTTL', threads) < tonumber(ttl) then redis.call('PEXPIRE', threads, ttl) end
 end
 
--- Whether the attempt that writes has lost its run; who writes outside of a run is not asked.
-local function lost(run, holder)
-  if not run then return false end
-  local record = redis.call('HMGET', run, 'status', 'attempt', 'worker')
-  return record[1] ~= 'running' or (record[2] or '') .. ':' .. (record[3] or '') ~= holder
+-- Why the attempt may not write, nil if it may: it has lost its run, or Redis has lost events that come before what is to
+-- be written. Who writes outside of a run is not asked.
+local function refusal(run, holder, last)
+  if not run then return nil end
+  local record = redis.call('HMGET', run, 'status', 'attempt', 'worker', 'seq')
+  if record[1] ~= 'running' or (record[2] or '') .. ':' .. (record[3] or '') ~= holder then return {'lost'} end
+  if tonumber(record[4] or -1) < tonumber(last) then return {'behind', record[4]} end
+  return nil
 end
 
 -- The first line of a string, and where the rest begins.

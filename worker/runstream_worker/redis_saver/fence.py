@@ -12,22 +12,43 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from runstream.errors import RunstreamError
 from runstream.scripts import Hold
 
 _holder: ContextVar[Fence | None] = ContextVar("runstream_fence", default=None)
 
 
+class EventsLost(RunstreamError):
+    """Redis has come back with less than it had acknowledged, and lacks events that come before what was to be saved.
+
+    Attributes:
+        last_seq: the sequence number of the attempt's last event that it knows.
+    """
+
+    def __init__(self, last_seq: int) -> None:
+        super().__init__(f"Redis knows the attempt's events up to {last_seq} only")
+        self.last_seq = last_seq
+
+
 class Fence(NamedTuple):
-    """An attempt, which may write as long as it holds its run."""
+    """An attempt, which may write as long as it holds its run.
+
+    Attributes:
+        run_id: the run.
+        attempt: its number.
+        worker_id: who executes it.
+        last_seq: the sequence number of an event that Redis must have before the attempt writes; -1 for none.
+    """
 
     run_id: str
     attempt: int
     worker_id: str
+    last_seq: int = -1
 
     @classmethod
-    def of(cls, hold: Hold) -> Fence:
+    def of(cls, hold: Hold, last_seq: int = -1) -> Fence:
         """The fence of a run's holder."""
-        return cls(*hold)
+        return cls(*hold, last_seq)
 
     @property
     def token(self) -> str:

@@ -38,11 +38,12 @@ from runstream_worker.redis_saver.rows import (
     is_small,
     write_index,
 )
-from runstream_worker.redis_saver.store import Store
+from runstream_worker.redis_saver.store import SHOULD_BE_THERE, Store, ValuesMissing
 
 DEFAULT_TTL = 30 * 24 * 3600.0
 _PAGE = 50
 _PATIENCE = 30.0
+_ANSWER_WITHIN = 5.0
 _T = TypeVar("_T")
 
 
@@ -59,7 +60,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         own_thread_ttl: the same for the thread of a run that was given none, whose id is the run's; else `ttl`.
         fenced: the runs are in this Redis, under these keys. Then an attempt that has lost its run cannot write.
         serde: turns values into bytes; LangGraph's by default.
-        patience: how long a call goes on trying while Redis is away, in seconds.
+        patience: how long a call goes on trying while Redis is away, in seconds; None is for ever, even if full.
 
     Raises:
         InvalidRequest: `ttl` is no time.
@@ -74,7 +75,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         own_thread_ttl: float | None = None,
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
-        patience: float = _PATIENCE,
+        patience: float | None = _PATIENCE,
     ) -> None:
         super().__init__(serde=serde)
         if ttl <= 0:
@@ -101,9 +102,12 @@ class RedisSaver(BaseCheckpointSaver[str]):
         Raises:
             InvalidRequest: the URL is none of Redis, the namespace is no word, or `ttl` is no time.
         """
-        redis = connect(url, connections=connections)
+        redis = connect(url, connections=connections, answer_within=_ANSWER_WITHIN)
+        # Where the runs are, the run's events wait for the same Redis.
+        patience = None if fenced else _PATIENCE
+        options: dict[str, Any] = {"fenced": fenced, "serde": serde, "patience": patience}
         try:
-            yield cls(redis, Keys(namespace), ttl=ttl, own_thread_ttl=own_thread_ttl, fenced=fenced, serde=serde)
+            yield cls(redis, Keys(namespace), ttl=ttl, own_thread_ttl=own_thread_ttl, **options)
         finally:
             await redis.aclose()
 
@@ -206,7 +210,21 @@ class RedisSaver(BaseCheckpointSaver[str]):
             run_id=str(about.get("run_id") or (writer.run_id if writer else "")),
         )
         values, cuts = self._values(place, checkpoint["channel_values"], new_versions)
-        await self._store.put(_thread_id(config), place, row, values=values, pieces=Sending(cuts), fence=self._fence())
+        old = {
+            place.value_name(channel, version): SHOULD_BE_THERE
+            for channel, version in checkpoint["channel_versions"].items()
+            if channel not in new_versions and not is_small(checkpoint["channel_values"].get(channel))
+        }
+
+        async def put(values: Mapping[bytes, bytes], cuts: Sequence[Cut]) -> None:
+            thread_id, fence = _thread_id(config), self._fence()
+            await self._store.put(thread_id, place, row, values=values, pieces=Sending(cuts), fence=fence)
+
+        try:
+            await put({**old, **values}, cuts)
+        except ValuesMissing:
+            # Redis has come back with less than it had acknowledged, or somebody has deleted the thread.
+            await put(*self._values(place, checkpoint["channel_values"], checkpoint["channel_versions"]))
         return place.config(told["thread_id"])
 
     def _values(

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from runstream.errors import AttemptFenced
-from runstream.faults import patiently
+from runstream.errors import AttemptFenced, RunstreamError
+from runstream.faults import is_away, is_passing, patiently
 from runstream.keys import Keys
 from runstream.scripts import Argument, Script
-from runstream_worker.redis_saver.fence import Fence
+from runstream_worker.redis_saver.fence import EventsLost, Fence
 from runstream_worker.redis_saver.pieces import Sending
 from runstream_worker.redis_saver.rows import Loaded, Place
 
@@ -23,6 +23,7 @@ ScriptName: TypeAlias = Literal[
     "checkpoint_put", "checkpoint_writes", "checkpoint_load", "checkpoint_drop", "checkpoint_copy"
 ]
 
+SHOULD_BE_THERE = b"?"
 _INCLUDE = "--#include _thread.lua\n"
 
 
@@ -35,6 +36,10 @@ def load_script(name: ScriptName) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+class ValuesMissing(RunstreamError):
+    """Channel values of earlier checkpoints are not there any more."""
+
+
 class Store:
     """The checkpoints of the threads of one cell.
 
@@ -45,10 +50,10 @@ class Store:
         keys: the cell's keys.
         ttl: how long a thread is kept after it was last written to, in seconds.
         own_thread_ttl: the same for a thread that has the id of the run which writes to it.
-        patience: how long to go on trying while Redis is away, in seconds.
+        patience: how long to go on trying while Redis is away, in seconds; None is for ever, and while it is full, too.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, *, ttl: float, own_thread_ttl: float, patience: float) -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, ttl: float, own_thread_ttl: float, patience: float | None) -> None:
         # redis-py's types differ from release to release, and say `str` where bytes and numbers go as well.
         self._redis: Any = redis
         self._keys = keys
@@ -69,7 +74,10 @@ class Store:
             except NoScriptError:
                 return await self._redis.eval(script.text, len(keys), *keys, *args)
 
-        return await patiently(call, self._patience)
+        return await self._patiently(call)
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await patiently(call, self._patience, outlasts=is_passing if self._patience is None else is_away)
 
     def _thread(self, thread_id: str) -> list[str]:
         return [self._keys.checkpoints(thread_id), self._keys.checkpoint_index(thread_id)]
@@ -78,11 +86,12 @@ class Store:
         """The keys and first arguments of a script that writes."""
         keys = [*self._thread(thread_id), self._keys.checkpointed]
         if fence is None:
-            return keys, [thread_id, self._ttl, ""]
+            return keys, [thread_id, self._ttl, "", ""]
         return [*keys, self._keys.run(fence.run_id)], [
             thread_id,
             self._own_thread_ttl if fence.run_id == thread_id else self._ttl,
             fence.token,
+            fence.last_seq,
         ]
 
     async def put(
@@ -95,10 +104,12 @@ class Store:
         pieces: Sending,
         fence: Fence | None,
     ) -> None:
-        """Write a checkpoint; of the pieces, those that are not there.
+        """Write a checkpoint; of the pieces, those that are not there. `SHOULD_BE_THERE` may stand for a value.
 
         Raises:
             AttemptFenced: the attempt does not hold its run.
+            EventsLost: Redis has lost events that come before the checkpoint.
+            ValuesMissing: a value that should be there is not.
         """
         keys, head = self._written(thread_id, fence)
         head += [place.name, row, len(values), *_flat(values.items())]
@@ -106,6 +117,8 @@ class Store:
             reply = await self._run("checkpoint_put", keys, [*head, *_flat(pieces)])
             if reply[0] != b"missing":
                 break
+            if not values.keys().isdisjoint(reply[1]):
+                raise ValuesMissing
             pieces.add(reply[1])
         _check(reply, fence)
 
@@ -116,6 +129,7 @@ class Store:
 
         Raises:
             AttemptFenced: the attempt does not hold its run.
+            EventsLost: Redis has lost events that come before them.
         """
         keys, head = self._written(thread_id, fence)
         _check(await self._run("checkpoint_writes", keys, [*head, *_flat(writes)]), fence)
@@ -131,23 +145,23 @@ class Store:
         index = self._keys.checkpoint_index(thread_id)
         above = b"(" + (Place(namespace, before).name if before else f"c{namespace}\1".encode())
         below = b"[" + Place(namespace, "").name
-        return list(await self._read(lambda: self._redis.zrevrangebylex(index, above, below, start=0, num=limit)))
+        return list(await self._patiently(lambda: self._redis.zrevrangebylex(index, above, below, start=0, num=limit)))
 
     async def all_names(self, thread_id: str) -> list[bytes]:
         """The names of the checkpoints of all namespaces."""
         index = self._keys.checkpoint_index(thread_id)
-        return list(await self._read(lambda: self._redis.zrangebylex(index, "[c", "(d")))
+        return list(await self._patiently(lambda: self._redis.zrangebylex(index, "[c", "(d")))
 
     async def rows(self, thread_id: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """The rows of checkpoints, without their values and writes; those that are not there are left out."""
         if not names:
             return {}
-        rows = await self._read(lambda: self._redis.hmget(self._keys.checkpoints(thread_id), list(names)))
+        rows = await self._patiently(lambda: self._redis.hmget(self._keys.checkpoints(thread_id), list(names)))
         return {name: row for name, row in zip(names, rows, strict=True) if row is not None}
 
     async def threads(self) -> list[str]:
         """All threads that have checkpoints, the one that was written to last first."""
-        found = await self._read(lambda: self._redis.zrevrange(self._keys.checkpointed, 0, -1))
+        found = await self._patiently(lambda: self._redis.zrevrange(self._keys.checkpointed, 0, -1))
         return [thread_id.decode() for thread_id in found]
 
     async def drop(self, thread_id: str, names: Sequence[bytes]) -> None:
@@ -164,15 +178,12 @@ class Store:
                 pipe.zrem(self._keys.checkpointed, thread_id)
                 await pipe.execute()
 
-        await patiently(call, self._patience)
+        await self._patiently(call)
 
     async def copy(self, source: str, target: str) -> None:
         """Copy a thread's checkpoints to another thread."""
         keys = [*self._thread(target), self._keys.checkpointed, *self._thread(source)]
         await self._run("checkpoint_copy", keys, [target, self._ttl])
-
-    async def _read(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        return await patiently(call, self._patience)
 
 
 def _flat(groups: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -182,3 +193,5 @@ def _flat(groups: Iterable[tuple[Any, ...]]) -> list[Any]:
 def _check(reply: Sequence[bytes], fence: Fence | None) -> None:
     if reply[0] == b"lost" and fence is not None:
         raise AttemptFenced(fence.run_id, fence.attempt)
+    if reply[0] == b"behind":
+        raise EventsLost(int(reply[1]))
