@@ -350,6 +350,13 @@ def test_runs_in_each_others_way_are_found(runs: list[History], checkpoints: lis
     assert any(told in one for one in found), found
 
 
+def test_what_waited_for_other_tasks_may_go() -> None:
+    first, second = turn("r1", 10, 20, 1), turn("r2", 20, 30, 2, State(STATE.messages[:1], STATE.log))
+    waiting = dataclasses.replace(STATE, pending=frozenset({"ai-1", "ai-2"}))
+    found = violations([dataclasses.replace(first, after=waiting), second], line("r1", "r2"))
+    assert not any("are not in the state after" in one for one in found), found
+
+
 def test_what_was_rolled_back_and_stays_is_found() -> None:
     stopped = turn("r1", 10, 20, 1)
     stopped = dataclasses.replace(stopped, record={**stopped.record, "status": "stopped", "stop_action": "rollback"})

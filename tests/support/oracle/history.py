@@ -48,12 +48,14 @@ class State:
         log: of the graph itself.
         facts: what else the graph itself has in its state, as JSON.
         inner: the messages of subgraphs that have not finished, and are not among `messages`.
+        pending: the ids of messages that wait for other tasks of their step; a run with an input of its own drops them.
     """
 
     messages: tuple[Said, ...] = ()
     log: tuple[str, ...] = ()
     facts: str = "{}"
     inner: tuple[Said, ...] = ()
+    pending: frozenset[str] = frozenset()
 
     def said(self, *, inner: bool) -> dict[str, Said]:
         """The messages by id."""

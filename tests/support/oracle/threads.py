@@ -31,7 +31,7 @@ def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> 
 
 def _kept(first: History, second: History) -> Iterator[str]:
     now = {said.id for said in second.after.messages}
-    gone = [said.id for said in first.after.messages if said.id not in now]
+    gone = [said.id for said in first.after.messages if said.id not in now | first.after.pending]
     if gone:
         yield f"messages {gone} of run {first.run_id} are not in the state after {second.run_id}"
 
