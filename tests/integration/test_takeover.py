@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send, interrupt
@@ -437,6 +438,42 @@ def _is_saved(folder: Path, checkpoints: int) -> bool:
     with closing(sqlite3.connect(f"file:{folder}/threads.db?mode=ro", uri=True)) as database:
         (steps,) = database.execute("SELECT count(*) FROM checkpoints WHERE checkpoint_ns = ''").fetchone()
     return bool(steps > checkpoints)
+
+
+async def test_nothing_is_saved_of_which_events_are_still_on_their_way_when_an_attempt_is_broken_off(
+    play: Play, stage: Stage
+) -> None:
+    """A subgraph goes on while its events wait for Redis; it has begun to save its first step when its worker leaves."""
+
+    async def say_much(state: Story) -> Story:
+        await stage.wait("first")
+        for number in range(50):
+            get_stream_writer()(number)
+        return {"steps": ["first"]}
+
+    async def second(state: Story) -> Story:
+        await stage.wait("second")
+        return {"steps": ["second"]}
+
+    inner = StateGraph(Story).add_node("first", say_much).add_node("second", second)
+    inner.add_edge(START, "first").add_edge("first", "second")
+    graph = StateGraph(Story).add_node("sub", inner.compile()).add_edge(START, "sub").compile()
+    stage.hold("first", "second")
+    async with Proxy(play.workers.redis_url) as proxy, Workers(proxy.url, play.workers.namespace) as first:
+        leaver = await first.start({"buffer_events": 2, "beat_interval": 0.05, "lease": 30.0}, play=graph)
+        run = await play.client.enqueue("play", HI, stream_mode="custom", subgraphs=True)
+        await until(lambda: stage.entered["first"] == 1, "the subgraph has begun")
+        proxy.block()
+        stage.open("first")
+        await until(lambda: stage.entered["second"] == 1, "the subgraph has gone on")
+        leaver.hurry()
+        proxy.restore()
+        await play.start_worker(graph)
+        await until(lambda: stage.entered["second"] == 2, "the next attempt has come to the same place")
+        stage.open("second")
+        assert (await play.client.result(run.run_id))["steps"] == ["first", "second"]
+    kept = standing(await play.events(run.run_id))
+    assert [event.data for event in kept if event.mode == "custom"] == list(range(50))
 
 
 async def test_a_checkpointer_that_is_away_gives_the_run_back(play: Play, stage: Stage) -> None:

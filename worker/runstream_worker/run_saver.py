@@ -87,12 +87,12 @@ class Taken:
         waited until the graph has emitted nothing for many turns of the event loop, of which a chunk takes a few.
 
         Raises:
-            AttemptFenced: nothing more is taken.
+            NotPublished: nothing more is taken.
         """
         quiet, chunks = 0, self._chunks
         while task_id not in self._results and quiet < _QUIET_TURNS:
             if self._over:
-                raise _Over
+                raise NotPublished
             if self._is_busy:
                 self._freed.clear()
                 await self._freed.wait()
@@ -101,8 +101,8 @@ class Taken:
         self._results.discard(task_id)
 
 
-class _Over(RunstreamError):
-    """The attempt is over, and this had not been published."""
+class NotPublished(RunstreamError):
+    """The attempt is over, and what was to be saved had not been published."""
 
 
 def is_beside_runs(saver: BaseCheckpointSaver[Any] | None) -> bool:
@@ -132,6 +132,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
         self._scripts = scripts
         self._loop = asyncio.get_running_loop()
         self._open: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._unsaved: set[str] = set()
         self._is_fenced = is_beside_runs(saver)
         self.forget_command = False
         """Leave out of the first read what an earlier attempt's `Command` has written: it is given again."""
@@ -196,6 +197,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
         Raises:
             AttemptFenced: the attempt does not hold its run any more.
             Unavailable: the database is away.
+            NotPublished: the attempt is over, and something that this checkpoint comes of had not been published.
         """
         namespace = config["configurable"].get("checkpoint_ns", "")
         earlier, seq = set(self._open[namespace]), self._publisher.next_seq
@@ -203,6 +205,8 @@ class RunSaver(BaseCheckpointSaver[Any]):
         async def put() -> RunnableConfig:
             if earlier:
                 await asyncio.wait(earlier)
+            if namespace in self._unsaved:
+                raise NotPublished
             return await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
 
         return put()
@@ -215,9 +219,11 @@ class RunSaver(BaseCheckpointSaver[Any]):
         Raises:
             AttemptFenced: the attempt does not hold its run any more.
             Unavailable: the database is away.
+            NotPublished: the attempt is over, and not everything of that had been published.
         """
         _give_ids(value for _, value in writes)
-        opened = self._open[config["configurable"].get("checkpoint_ns", "")]
+        namespace = config["configurable"].get("checkpoint_ns", "")
+        opened = self._open[namespace]
         ticket: asyncio.Future[None] = self._loop.create_future()
         opened.add(ticket)
         is_result = task_id != NULL_TASK and any(channel not in CONTROL_CHANNELS for channel, _ in writes)
@@ -228,6 +234,10 @@ class RunSaver(BaseCheckpointSaver[Any]):
                     await self._taken.result_of(task_id)
                 seq = self._publisher.next_seq
                 await self._write(seq, lambda: self._saver.aput_writes(config, writes, task_id, task_path))
+            except BaseException:
+                # Nor is what comes of it: a checkpoint has the results of all its tasks in it.
+                self._unsaved.add(namespace)
+                raise
             finally:
                 opened.discard(ticket)
                 ticket.set_result(None)
