@@ -1,7 +1,4 @@
-"""Defects that are known and not mended: each test fails on its promise, and says so when it no longer does.
-
-The last one is of a defect that has been mended.
-"""
+"""Hand-overs before subgraphs that remember, answers that are rolled back, and answers that are null."""
 
 from __future__ import annotations
 
@@ -46,9 +43,6 @@ async def drain_in(play: Play, name: str, leaver: Any, graph: Any) -> None:
     await leaving
 
 
-@pytest.mark.xfail(
-    reason="resumed right before it, LangGraph takes its last turn for the one to go on with", strict=True
-)
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 async def test_a_subgraph_that_remembers_does_its_work_after_a_hand_over(
     durability: Any, play: Play, stage: Stage
@@ -70,7 +64,6 @@ async def test_a_subgraph_that_remembers_does_its_work_after_a_hand_over(
     assert stage.begun["in"] == 2
 
 
-@pytest.mark.xfail(reason="as above, within one run", strict=True)
 async def test_a_subgraph_that_remembers_does_its_work_in_a_loop_after_a_hand_over(play: Play, stage: Stage) -> None:
     def build() -> Any:
         inner = StateGraph(Story).add_node("in", stage.node("in")).add_edge(START, "in").compile(checkpointer=True)
@@ -90,7 +83,6 @@ async def test_a_subgraph_that_remembers_does_its_work_in_a_loop_after_a_hand_ov
     assert stage.begun["in"] == 2
 
 
-@pytest.mark.xfail(reason="what it has written to the checkpoint of the run that asked stays", strict=True)
 @pytest.mark.parametrize("how", ["stop", "strategy"])
 async def test_an_answer_that_was_rolled_back_was_never_given(how: str, play: Play, stage: Stage) -> None:
     def build() -> Any:
@@ -121,7 +113,6 @@ async def test_an_answer_that_was_rolled_back_was_never_given(how: str, play: Pl
     assert (status, result["steps"]) == (Status.INTERRUPTED, [])
 
 
-@pytest.mark.xfail(reason="as above: finished tasks of the step keep their results", strict=True)
 async def test_what_tasks_made_of_an_answer_that_was_rolled_back_is_gone(play: Play, stage: Stage) -> None:
     def build() -> Any:
         async def quick(state: Story) -> Story:
@@ -150,7 +141,7 @@ async def test_what_tasks_made_of_an_answer_that_was_rolled_back_is_gone(play: P
 
 
 async def test_a_command_that_answers_null_is_given_again_once(play: Play, stage: Stage) -> None:
-    """To answer null the worker looks at what is pending; that look is not the one for which the update is forgotten."""
+    """To answer null the worker looks at what is pending; that look is not the one which forgets the update."""
 
     def build() -> Any:
         async def ask(state: Story) -> Story:

@@ -49,6 +49,8 @@ CONTROL_CHANNELS = frozenset(("__error__", "__error_source_node__", "__interrupt
 NULL_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a `Command` writes."""
 _HIDDEN_TASK = "__start__"
+_RESUMING = "__pregel_resuming"
+"""LangGraph's key for whether a subgraph is to go on."""
 _QUIET_TURNS = 50
 _T = TypeVar("_T")
 
@@ -158,6 +160,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, else the newest one."""
         found = await self._call(lambda: self._saver.aget_tuple(config))
+        _begin_anew(config, found)
         if found is not None and self.forget_command and not config["configurable"].get("checkpoint_ns"):
             self.forget_command = False
             kept = [write for write in found.pending_writes or () if write[0] != NULL_TASK]
@@ -302,7 +305,11 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """`aget_tuple`, from another thread."""
-        return self._wait(lambda: self.aget_tuple(config)) if self._elsewhere() else self._saver.get_tuple(config)
+        if self._elsewhere():
+            return self._wait(lambda: self.aget_tuple(config))
+        found = self._saver.get_tuple(config)
+        _begin_anew(config, found)
+        return found
 
     def list(
         self,
@@ -343,6 +350,23 @@ class RunSaver(BaseCheckpointSaver[Any]):
         return self._saver.get_delta_channel_history(config=config, channels=channels)
 
 
+def _begin_anew(config: RunnableConfig, found: CheckpointTuple | None) -> None:
+    """Have a subgraph that remembers its turns (`checkpointer=True`) begin the next one, where that is what comes.
+
+    A graph that goes on (`input=None`) tells all subgraphs of its first step to do the same. One that had not begun its
+    turn by then would take the last one, which is over, for this (langgraph 1.2), and do nothing. It had begun if its
+    checkpoint has the same parent; and one that asks has not ended its turn.
+    """
+    told, namespace = config["configurable"], config["configurable"].get("checkpoint_ns", "")
+    parent, _, own = namespace.rpartition("|")
+    if found is None or not told.get(_RESUMING) or not own or ":" in own:
+        return
+    has_begun = found.metadata.get("parents", {}).get(parent) == told.get("checkpoint_map", {}).get(parent)
+    asks = any(channel == "__interrupt__" for _, channel, _ in found.pending_writes or ())
+    if not has_begun and not asks:
+        told[_RESUMING] = False
+
+
 def _give_ids(values: Iterable[Any]) -> None:
     """Give messages that have no id the one that they would get from LangGraph's reducer, a moment later.
 
@@ -369,16 +393,16 @@ async def forget_runs(saver: BaseCheckpointSaver[Any], thread_id: str, run_ids: 
         await saver.aforget_runs(thread_id, run_ids)
         return
     config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-    newer, before = False, None
+    before = None
     async with listed(saver, config) as found:
         async for one in found:
             if one.metadata.get("run_id") not in run_ids:
                 before = one
                 break
-            newer = True
-    if newer and before is not None:
+    if before is not None:
+        # Also where they have no checkpoint of their own: what they did may stand at this one.
         await _put_on_top(saver, before)
-    elif newer:
+    else:
         await saver.adelete_thread(thread_id)
 
 

@@ -6,7 +6,7 @@ text before a line break; what only the serialiser understands comes behind it.
     c <ns> 0 <id>                       the parent's id, line break, head (JSON), line break, checkpoint, metadata
     b <ns> 0 <channel> 0 <version>      `=` type, line break, bytes; or `*` type, line break, digests of pieces
     p <digest>                          a piece of a value
-    w <ns> 0 <id> 0 <task> 0 <index>    channel, type and task path (JSON), line break, bytes
+    w <ns> 0 <id> 0 <task> 0 <index>    channel, type, task path and run (JSON), line break, bytes
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Loaded(NamedTuple):
         for name, data in _pairs(self.writes):
             _, _, task_id, index = name.decode().split("\0")
             head, _, value = data.partition(b"\n")
-            channel, kind, path = json.loads(head)
+            channel, kind, path, _ = json.loads(head)
             found.append((writes_sort_key(path, task_id, int(index)), task_id, channel, (kind, value)))
         found.sort(key=lambda write: write[0])
         return [(task_id, channel, serde.loads_typed(typed)) for _, task_id, channel, typed in found]
@@ -169,10 +169,16 @@ def dump_cut(cut: Cut) -> bytes:
     return b"*msgpack\n" + bytes([len(cut.lead)]) + cut.lead + b"".join(cut.refs)
 
 
-def dump_write(serde: SerializerProtocol, channel: str, value: Any, task_path: str) -> bytes:
-    """A write."""
+def dump_write(serde: SerializerProtocol, channel: str, value: Any, task_path: str, run_id: str) -> bytes:
+    """A write, and the run that it is of; empty outside of a run."""
     kind, data = serde.dumps_typed(value)
-    return json.dumps([channel, kind, task_path], separators=(",", ":")).encode() + b"\n" + data
+    return json.dumps([channel, kind, task_path, run_id], separators=(",", ":")).encode() + b"\n" + data
+
+
+def run_of_write(data: bytes) -> str:
+    """The run that a write is of: perhaps another one than the checkpoint's, which it answers or goes on from."""
+    run_id: str = json.loads(data.partition(b"\n")[0])[3]
+    return run_id
 
 
 def write_index(channel: str, position: int) -> int:

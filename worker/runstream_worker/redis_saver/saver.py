@@ -36,6 +36,7 @@ from runstream_worker.redis_saver.rows import (
     dump_value,
     dump_write,
     is_small,
+    run_of_write,
     write_index,
 )
 from runstream_worker.redis_saver.store import SHOULD_BE_THERE, Store, ValuesMissing
@@ -256,9 +257,10 @@ class RedisSaver(BaseCheckpointSaver[str]):
         told = config["configurable"]
         place = Place(told.get("checkpoint_ns", ""), told["checkpoint_id"])
         rows: list[tuple[Literal["set", "add"], bytes, bytes]] = []
+        writer = Fence.here()
         for position, (channel, value) in enumerate(writes):
             index = write_index(channel, position)
-            row = dump_write(self.serde, channel, value, task_path)
+            row = dump_write(self.serde, channel, value, task_path, writer.run_id if writer else "")
             rows.append(("add" if index >= 0 else "set", place.write_name(task_id, index), row))
         await self._store.put_writes(_thread_id(config), rows, self._fence())
 
@@ -290,7 +292,13 @@ class RedisSaver(BaseCheckpointSaver[str]):
             await self.aforget_runs(thread_id, wanted)
 
     async def aforget_runs(self, thread_id: str, run_ids: Collection[str]) -> None:
-        """Remove the checkpoints that these runs have written in one thread."""
+        """Remove what these runs have written in one thread: checkpoints, and what they did at those of others."""
+        writes: list[bytes] = []
+        for page in _in_pages(await self._store.all_write_names(thread_id), _PAGE):
+            rows = await self._store.rows(thread_id, page)
+            writes += [name for name, row in rows.items() if run_of_write(row) in run_ids]
+        if writes:
+            await self._store.remove_writes(thread_id, writes)
         names: list[bytes] = []
         for page in _in_pages(await self._store.all_names(thread_id), _PAGE):
             rows = await self._store.rows(thread_id, page)

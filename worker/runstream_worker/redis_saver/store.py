@@ -152,8 +152,24 @@ class Store:
         index = self._keys.checkpoint_index(thread_id)
         return list(await self._patiently(lambda: self._redis.zrangebylex(index, "[c", "(d")))
 
+    async def all_write_names(self, thread_id: str) -> list[bytes]:
+        """The names of the writes at all checkpoints."""
+        index = self._keys.checkpoint_index(thread_id)
+        return list(await self._patiently(lambda: self._redis.zrangebylex(index, "[w", "(x")))
+
+    async def remove_writes(self, thread_id: str, names: Sequence[bytes]) -> None:
+        """Remove writes, and leave the checkpoints that they belong to."""
+
+        async def call() -> None:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hdel(self._keys.checkpoints(thread_id), *names)
+                pipe.zrem(self._keys.checkpoint_index(thread_id), *names)
+                await pipe.execute()
+
+        await self._patiently(call)
+
     async def rows(self, thread_id: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The rows of checkpoints, without their values and writes; those that are not there are left out."""
+        """The rows of checkpoints, without their values, or of writes; those that are not there are left out."""
         if not names:
             return {}
         rows = await self._patiently(lambda: self._redis.hmget(self._keys.checkpoints(thread_id), list(names)))
