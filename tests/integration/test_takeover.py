@@ -443,7 +443,7 @@ def _is_saved(folder: Path, checkpoints: int) -> bool:
 async def test_nothing_is_saved_of_which_events_are_still_on_their_way_when_an_attempt_is_broken_off(
     play: Play, stage: Stage
 ) -> None:
-    """A subgraph goes on while its events wait for Redis, and has begun to save its first step when its worker leaves."""
+    """A subgraph goes on while its events wait for Redis; it has begun to save a step when its worker leaves."""
 
     async def say_much(state: Story) -> Story:
         await stage.wait("first")
