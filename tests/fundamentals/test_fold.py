@@ -102,7 +102,8 @@ def histories(draw: st.DrawFn) -> list[Event]:
             loose = [event.id for event in events if event.task is None and event.mode != "attempt"]
             some = draw(st.lists(st.sampled_from(loose), unique=True)) if loose else []
             tasks = [{"id": task, "name": task, "ns": []} for task in draw(st.sets(st.sampled_from(TASKS)))]
-            voids = draw(st.sampled_from([{"tasks": tasks, "events": some}, {"all": True}]))
+            wanted: list[dict[str, Any]] = [{"tasks": tasks, "events": some}, {"all": True}]
+            voids = draw(st.sampled_from(wanted))
         events.append(attempt(number, voids, **({} if voids is None else {"after": draw(after(events, voids))})))
         events += [draw(published(f"{number}-{seq}")) for seq in range(1, draw(st.integers(0, 8)) + 1)]
     return [*events, end(f"{number}-99")]
