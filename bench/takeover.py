@@ -79,7 +79,7 @@ async def _worker(url: str, namespace: str, settings: dict[str, Any]) -> AsyncIt
 
 def _serve(url: str, namespace: str, settings: dict[str, Any], pipe: Connection) -> None:
     logging.getLogger("runstream").setLevel(logging.ERROR)
-    graphs = {"chat": chat(), "steps": chat_in_steps(), "silent": silent()}
+    graphs = {"chat": chat(None), "steps": chat_in_steps(), "silent": silent()}
     sources = {name: graph_source(name, graph) for name, graph in graphs.items()}
 
     async def ready(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - as arq calls it

@@ -2,7 +2,7 @@
 
 A worker for all of them:
 
-    runstream worker --config examples/langgraph.json --checkpointer sqlite:///threads.db
+    runstream worker --config examples/langgraph.json
 """
 
 from __future__ import annotations

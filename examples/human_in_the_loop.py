@@ -1,8 +1,8 @@
 """A run that asks a person: it ends `interrupted`, no worker waits, and a second run on the thread goes on.
 
-The worker needs a checkpointer, in which the thread is kept between the two:
+The thread is kept between the two in the worker's checkpointer, which is Redis unless another one is named:
 
-    runstream worker --config examples/langgraph.json --checkpointer sqlite:///threads.db
+    runstream worker --config examples/langgraph.json
 
 The answer may come seconds or weeks later, from another process.
 """

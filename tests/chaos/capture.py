@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -32,6 +33,9 @@ async def capture(graph: Pregel[Any, Any, Any, Any], thread_id: str) -> Capture:
     config: Any = {"configurable": {"thread_id": thread_id}}
     newest_first = [snapshot async for snapshot in graph.aget_state_history(config)]
     latest = _state(await graph.aget_state(config, subgraphs=True))
+    if newest_first:
+        firm = {said.id for said in _state(newest_first[0]).messages}
+        latest = replace(latest, pending=frozenset(said.id for said in latest.messages if said.id not in firm))
     by_run: dict[str, State] = {}
     for snapshot in newest_first:
         run_id = _run_id(snapshot)
@@ -56,11 +60,11 @@ def _saved(snapshot: StateSnapshot) -> Saved:
 
 
 def _state(snapshot: StateSnapshot) -> State:
-    messages = tuple(map(_said, snapshot.values.get("messages", ()))) if snapshot.values else ()
-    log = tuple(snapshot.values.get("log", ())) if snapshot.values else ()
+    values = dict(snapshot.values or {})
+    messages, log = tuple(map(_said, values.pop("messages", ()))), tuple(values.pop("log", ()))
     here = {said.id for said in messages}
     inner = {said.id: said for said in _inner(snapshot) if said.id not in here}
-    return State(messages, log, tuple(inner.values()))
+    return State(messages, log, json.dumps(values, sort_keys=True), tuple(inner.values()))
 
 
 def _inner(snapshot: StateSnapshot) -> Iterator[Said]:

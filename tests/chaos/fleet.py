@@ -127,7 +127,7 @@ class Fleet:
             ready.cancel()
             ended.cancel()
         assert self._zygote.stdout is not None
-        assert not self._zygote.stdout.at_eof(), "the process that starts workers has ended; it has said why"
+        assert not self._zygote.stdout.at_eof(), f"what starts workers has ended: {await self._zygote.wait()}"
         return worker
 
     async def _listen(self) -> None:

@@ -31,15 +31,17 @@ class Outer(Inner, total=False):
     """The state of a graph."""
 
     log: Annotated[list[str], operator.add]
+    topic: dict[str, str]
 
 
-def speaking(name: str, *, talkative: float = 1.0, inside: bool = False) -> Any:
+def speaking(name: str, *, talkative: float = 1.0, inside: bool = False, opens: bool = False) -> Any:
     """A node that emits an event, has a model speak, and emits another event.
 
     Args:
         name: of the node.
         talkative: how much more than others it says.
         inside: whether it is a subgraph's; such a state has no `log`.
+        opens: whether it writes what no later node writes again.
     """
     model = Speaker(talkative=talkative)
 
@@ -49,14 +51,16 @@ def speaking(name: str, *, talkative: float = 1.0, inside: bool = False) -> Any:
         write(mark.custom(0))
         reply = await model.ainvoke(state["messages"], mark=str(mark))
         write(mark.custom(1))
-        return {"messages": [reply], **({} if inside else {"log": [str(mark)]})}
+        topic = {"topic": {"opened by": str(mark)}} if opens else {}
+        return {"messages": [reply], **topic, **({} if inside else {"log": [str(mark)]})}
 
     return speak
 
 
 def _sequence(*names: str, inside: bool = False) -> StateGraph[Any]:
     graph: StateGraph[Any] = StateGraph(Inner if inside else Outer)
-    return graph.add_sequence([(name, speaking(name, inside=inside)) for name in names]).add_edge(START, names[0])
+    nodes = [(name, speaking(name, inside=inside, opens=name == names[0] and not inside)) for name in names]
+    return graph.add_sequence(nodes).add_edge(START, names[0])
 
 
 def chain() -> Any:

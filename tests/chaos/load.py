@@ -270,4 +270,5 @@ class Conversation:
             inputs=() if question is None else (question,),
             recordings=() if ground.forgets else recordings,
             alone=plan.family in ALONE,
+            forgets=ground.forgets,
         )

@@ -255,6 +255,8 @@ def test_what_is_left_in_the_state_is_found() -> None:
     assert any("'the question' is 0 times" in one for one in run_violations(history(stored, after=without_user)))
     more = State((*STATE.messages, Said("ai-3", "ai", "said by nobody")), STATE.log)
     assert any("missing in the stream" in one for one in run_violations(history(stored, after=more)))
+    forgotten = dataclasses.replace(STATE, facts='{"topic": "x"}')
+    assert any("the last values have {}, saved is" in one for one in run_violations(history(stored, after=forgotten)))
     logged = State(STATE.messages, (*STATE.log, "unheard"))
     assert any("'unheard' is in 0 updates" in one for one in run_violations(history(stored, after=logged)))
 
@@ -346,6 +348,13 @@ def test_runs_that_take_turns_are_good() -> None:
 def test_runs_in_each_others_way_are_found(runs: list[History], checkpoints: list[Saved], told: str) -> None:
     found = violations(runs, checkpoints)
     assert any(told in one for one in found), found
+
+
+def test_what_waited_for_other_tasks_may_go() -> None:
+    first, second = turn("r1", 10, 20, 1), turn("r2", 20, 30, 2, State(STATE.messages[:1], STATE.log))
+    waiting = dataclasses.replace(STATE, pending=frozenset({"ai-1", "ai-2"}))
+    found = violations([dataclasses.replace(first, after=waiting), second], line("r1", "r2"))
+    assert not any("are not in the state after" in one for one in found), found
 
 
 def test_what_was_rolled_back_and_stays_is_found() -> None:

@@ -40,7 +40,7 @@ from runstream.keys import Keys
 from runstream.model import STRATEGIES, Status, StopAction, Strategy
 from runstream.scripts import Append, Cause, Claimed, Enqueue, Hold, Scripts
 
-EXAMPLES = int(os.environ.get("RUNSTREAM_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("RUNSTREAM_MODEL_EXAMPLES", "40"))
 STEPS = int(os.environ.get("RUNSTREAM_MODEL_STEPS", "50"))
 TICK = 1_000_000
 """Milliseconds: a tick is long, so that what a step takes does not matter."""
@@ -136,6 +136,7 @@ class RunMachine(RuleBasedStateMachine):
         self.holds: list[Hold] = []
         self.sent: dict[str, Enqueue] = {}
         self.with_gaps: set[str] = set()
+        self.released = 0
         self.spent = 0.0
         self.moved = False
         self.before: Snapshot | None = None
@@ -221,7 +222,7 @@ class RunMachine(RuleBasedStateMachine):
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(run.due <= self.model.now for run in self.model.queue()))
+    @precondition(lambda self: self.model.due())
     @rule(
         at=st.integers(0, 1),
         graphs=st.sampled_from((["g", "h"], ["h", "g"], ["g"], ["h"])),
@@ -249,7 +250,7 @@ class RunMachine(RuleBasedStateMachine):
         assert handed[len(again) :] == new
         assert [claimed.request.decode() for claimed in reply.claimed] == [one.run_id for one in handed]
         assert reply.dropped == []
-        waits = [run.due - self.model.now for run in self.model.queue(graphs)]
+        waits = [run.ready - self.model.now for run in self.model.queue(graphs)]
         next_due = quarter(max(min(waits), 0)) if waits else None
         assert (quarter(reply.next_due * 1000 / TICK) if reply.next_due >= 0 else None) == next_due
         self.holds += [Hold(one.run_id, one.attempt, worker) for one in new]
@@ -319,13 +320,22 @@ class RunMachine(RuleBasedStateMachine):
             assert reply == expected
 
     @precondition(lambda self: self.model.holds())
-    @rule(hold=holds(), cause=st.sampled_from(("drained", "fault")), times=st.integers(1, 2))
-    def release(self, hold: Hold, cause: Cause, times: int) -> None:
+    @rule(
+        hold=holds(),
+        cause=st.sampled_from(("drained", "fault")),
+        wait=st.booleans(),
+        times=st.integers(1, 2),
+    )
+    def release(self, hold: Hold, cause: Cause, wait: bool, times: int) -> None:
         """A worker gives a run back."""
+        # Those that wait for the same tick do so in the order in which they were given back.
+        self.released += 1
+        delay = 1.5 + self.released * 0.000_010 if wait else 0
         for _ in range(times):
-            assert self.call(self.scripts.release(hold, cause, "it broke")) == self.model.release(hold, cause)
+            reply = self.call(self.scripts.release(hold, cause, "it broke", delay=ms(delay)))
+            assert reply == self.model.release(hold, cause, delay)
 
-    @precondition(lambda self: any(run.due <= self.model.now for run in self.model.queue()))
+    @precondition(lambda self: self.model.due())
     @rule(
         at=st.integers(0, 1),
         counts=st.lists(st.integers(1, 3), max_size=2),
@@ -341,14 +351,14 @@ class RunMachine(RuleBasedStateMachine):
         if then == "finish":
             self.finish(hold=hold, offset=0, status=Status.SUCCESS, gap=False, times=1)
         elif then == "release":
-            self.release(hold=hold, cause="drained", times=1)
+            self.release(hold=hold, cause="drained", wait=False, times=1)
 
     @precondition(lambda self: self.ghosts())
     @rule(hold=one_of(lambda machine: machine.ghosts()), first=st.integers(0, 3))
     def wake_up(self, hold: Hold, first: int) -> None:
         """An attempt that is over, perhaps long since, goes on as if nothing had happened."""
         self.append(hold=hold, offset=first - self.next_seq(hold), count=2, gap=False, limit=ROOM, times=1)
-        self.release(hold=hold, cause="fault", times=1)
+        self.release(hold=hold, cause="fault", wait=False, times=1)
         self.beat_and_compare(hold.worker_id, {hold.run_id: hold.attempt})
         self.finish(hold=hold, offset=0, status=Status.SUCCESS, gap=False, times=1)
 

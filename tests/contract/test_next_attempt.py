@@ -74,6 +74,33 @@ async def test_a_fault_counts_and_the_last_one_ends_the_run_as_lost(any_client: 
     assert (await cell.last_event(run.run_id))["d"]["after"] == "1-0"
 
 
+async def test_a_run_may_be_given_back_for_later(any_client: Client, cell: Cell, run: Hold) -> None:
+    other = await any_client.enqueue("agent", None, delay=50)
+    assert await cell.release(run, "fault", delay=60_000) == "queued"
+    assert await cell.queue() == [other.run_id, run.run_id]
+    await cell.let_pass(59)
+    assert [claimed.run_id for claimed in await cell.claim()] == [other.run_id]
+    await cell.let_pass(1)
+    again = await cell.take()
+    assert (again.run_id, again.attempt) == (run.run_id, 2)
+    # The next time it is before the others again.
+    await any_client.enqueue("agent", None)
+    assert await cell.release(again) == "queued"
+    assert (await cell.queue())[0] == run.run_id
+
+
+async def test_how_long_a_run_waits_for_a_worker_counts_from_when_it_may_be_taken(
+    any_client: Client, cell: Cell
+) -> None:
+    run = await any_client.enqueue("agent", None, start_within=10)
+    await cell.release(await cell.take(), "fault", delay=60_000)
+    await cell.let_pass(69)
+    await cell.reap()
+    assert await cell.reap() == ReapReply([], [], {})
+    await cell.let_pass(2)
+    assert (await cell.reap()).ended == [run.run_id]
+
+
 async def test_who_gives_a_run_back_twice_is_told_that_he_does_not_hold_it(cell: Cell, run: Hold) -> None:
     assert await cell.release(run) == "queued"
     assert await cell.release(run) == "not held"
@@ -180,6 +207,24 @@ async def test_a_run_that_no_worker_takes_in_its_time_is_lost(any_client: Client
     assert "after" not in (await cell.last_event(run.run_id))["d"]
     assert await cell.claim() == []
     assert await cell.dead() == [run.run_id]
+
+
+async def test_a_run_whose_turn_on_its_thread_does_not_come_in_its_time_is_lost(any_client: Client, cell: Cell) -> None:
+    first = await any_client.enqueue("agent", None, thread_id="t")
+    hold = await cell.take()
+    run = await any_client.enqueue("agent", None, thread_id="t", start_within=10)
+    for _ in range(2):
+        await cell.reap()
+        await cell.let_pass(6)
+        await cell.beat({first.run_id: 1})
+    assert await cell.reap() == ReapReply([], [run.run_id], {})
+    info = await any_client.get(run.run_id)
+    assert info.error is not None
+    assert (info.error.type, info.error.message) == (
+        "NotStarted",
+        "its turn on the thread did not come within 10 s",
+    )
+    assert (await cell.append(hold, 1, b"x")).outcome == "ok"
 
 
 async def test_a_run_that_waits_for_its_next_attempt_has_its_whole_time_again(any_client: Client, cell: Cell) -> None:

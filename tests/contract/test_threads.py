@@ -193,6 +193,19 @@ async def test_a_run_that_ends_in_the_middle_of_the_line_leaves_the_others_as_th
     assert (await cell.append(hold, 1, b"x")).outcome == "ok"
 
 
+async def test_a_head_that_was_told_to_wait_does_so_whatever_happens_behind_it(any_client: Client, cell: Cell) -> None:
+    first, second, third = [await enqueue(any_client) for _ in range(3)]
+    assert await cell.release(await cell.take(), "fault", delay=60_000) == "queued"
+    await cell.scripts.stop(second, "")
+    assert await cell.claim() == []
+    assert await cell.queue() == [first]
+    await cell.let_pass(60)
+    hold = await cell.take()
+    assert hold.run_id == first
+    await cell.finish(hold, 0)
+    assert (await cell.take()).run_id == third
+
+
 async def test_a_line_whose_head_has_vanished_goes_on_with_the_next_enqueue(any_client: Client, cell: Cell) -> None:
     first, second = await enqueue(any_client), await enqueue(any_client, "other")
     await cell.claim()
@@ -307,17 +320,19 @@ async def test_who_was_to_be_undone_is_though_somebody_else_ends_it_with_less(an
     assert await cell.record(first, "stop", "stop_action") == ["undo this", "rollback"]
 
 
-@pytest.mark.parametrize("status", ["stopped", "success"])
-async def test_whoever_was_to_be_undone_is_even_where_its_worker_did_not_know(
-    any_client: Client, cell: Cell, status: str
-) -> None:
+@pytest.mark.parametrize("status", ["success", "stopped", "error"])
+async def test_who_was_to_be_undone_is_however_its_worker_ends_it(any_client: Client, cell: Cell, status: str) -> None:
+    """It may hear of it too late, have been told to stop for less before, or be unable to remove anything."""
     first = await enqueue(any_client)
     hold = await cell.take()
-    await cell.scripts.stop(first, "user left", "interrupt")
-    await cell.scripts.stop(first, "undo this", "rollback")
-    await cell.finish(hold, 1, status)
-    # Who came to its end all the same has done so.
-    assert await cell.undo("t") == ({first} if status == "stopped" else set())
+    second = await enqueue(any_client, multitask_strategy="rollback")
+    for _ in range(2):
+        assert (await cell.finish(hold, 1, status)).outcome == "ok"
+    (claimed,) = await cell.claim()
+    assert (claimed.run_id, claimed.undo) == (second, (first,))
+    await cell.scripts.undone("t", [first])
+    assert (await cell.finish(hold, 1, status)).outcome == "ok"
+    assert await cell.undo("t") == set()
 
 
 async def test_a_strategy_means_nothing_on_a_thread_that_is_free(any_client: Client, cell: Cell) -> None:

@@ -26,7 +26,10 @@ class Handed(NamedTuple):
 
 @dataclass
 class ModelRun:
-    """A run. `number` counts the runs as they come; `look_at` is when its lease, or its time to wait, is over."""
+    """A run. `number` counts the runs as they come.
+
+    `ready` is when it may be taken; `look_at`, when its lease or its time to wait is over.
+    """
 
     run_id: str
     number: int
@@ -37,6 +40,7 @@ class ModelRun:
     wait: float
     retention: float
     max_attempts: int
+    ready: float = 0
     look_at: float = 0
     status: Status = Status.QUEUED
     begun: bool = False
@@ -96,7 +100,11 @@ class Model:
         """The runs that wait for a worker, of these graphs or of all: the heads of lines."""
         heads = [self.line(thread)[0] for thread in self._threads()]
         waiting = [run for run in heads if run.status is Status.QUEUED and (graphs is None or run.graph in graphs)]
-        return sorted(waiting, key=lambda run: (run.due, run.number))
+        return sorted(waiting, key=lambda run: (run.ready, run.number))
+
+    def due(self, graphs: Collection[str] | None = None) -> list[ModelRun]:
+        """Those that may be taken now."""
+        return [run for run in self.queue(graphs) if run.ready <= self.now]
 
     def holds(self) -> list[Hold]:
         """Who executes what."""
@@ -121,7 +129,7 @@ class Model:
         others = self.line(run.thread)
         if others and strategy == "reject":
             return "busy", others[0].run_id
-        run.due = max(run.due, self.now)
+        run.due = run.ready = max(run.due, self.now)
         run.look_at = run.due + run.wait
         self.runs[run.run_id] = run
         if key is not None:
@@ -140,7 +148,7 @@ class Model:
         for run in again:
             run.look_at = self.now + self._lease
         room = max(limit - len(again), 0)
-        new = [run for run in self.queue(graphs) if run.due <= self.now][:room]
+        new = self.due(graphs)[:room]
         for run in new:
             self._start(run, worker)
         return [self._handed(run) for run in again], [self._handed(run) for run in new]
@@ -193,14 +201,15 @@ class Model:
         if end_seq > run.seq + 1 and not gap:
             return "behind", run.seq
         run.write(max(end_seq, run.seq + 1))
+        self._keep_for_undo(run)
         self._end(run, status)
         return "ok", 0
 
-    def release(self, hold: Hold, cause: Cause) -> str:
+    def release(self, hold: Hold, cause: Cause, delay: float) -> str:
         """`release.lua`."""
         if hold not in self.holds():
             return "not held"
-        return self._leave(self.runs[hold.run_id], cause)
+        return self._leave(self.runs[hold.run_id], cause, delay)
 
     def stop(self, run_id: str, reason: str, action: StopAction) -> tuple[str, str]:
         """`stop.lua`."""
@@ -232,7 +241,7 @@ class Model:
 
     def _look_after(self, run: ModelRun) -> str:
         if run.status is Status.RUNNING:
-            return self._leave(run, "lost")
+            return self._leave(run, "lost", 0)
         self._end_unheld(run, Status.LOST, "NotStarted")
         return "lost"
 
@@ -249,7 +258,7 @@ class Model:
 
     # -- how attempts and runs end ------------------------------------------------------------------------------------
 
-    def _leave(self, run: ModelRun, cause: str) -> str:
+    def _leave(self, run: ModelRun, cause: str, delay: float) -> str:
         run.holders.append((run.attempt, run.worker, cause))
         run.failures += cause != "drained"
         run.left = cause
@@ -258,13 +267,17 @@ class Model:
         elif run.failures >= run.max_attempts:
             self._end_unheld(run, Status.LOST, "WorkerLost")
         else:
-            run.status, run.look_at = Status.QUEUED, self.now + run.wait
+            run.status, run.look_at = Status.QUEUED, self.now + delay + run.wait
+            run.ready = self.now + delay if delay else run.due
         return run.status
 
     def _end_stopped(self, run: ModelRun) -> None:
+        self._keep_for_undo(run)
+        self._end_unheld(run, Status.STOPPED)
+
+    def _keep_for_undo(self, run: ModelRun) -> None:
         if run.stop is not None and run.stop[1] == "rollback" and run.attempt > 0:
             self.undo.setdefault(run.thread, set()).add(run.run_id)
-        self._end_unheld(run, Status.STOPPED)
 
     def _end_unheld(self, run: ModelRun, status: Status, error: str = "") -> None:
         run.error = error

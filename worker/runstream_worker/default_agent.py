@@ -35,9 +35,10 @@ _OPENAI = "https://api.openai.com/v1"
 _PROMPT = "You are a helpful assistant. Use the tools for the time and for arithmetic. Be brief."
 
 
-def default_agent() -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent called `agent`, on the model that the environment names; its nodes are `model` and `tools`."""
-    return create_agent(chat_model(os.environ), [current_time, calculate], system_prompt=_PROMPT, name="agent")
+def default_agent(model: BaseChatModel | None = None) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """An agent called `agent`, on this model or that which the environment names; its nodes are `model` and `tools`."""
+    model = model or chat_model(os.environ)
+    return create_agent(model, [current_time, calculate], system_prompt=_PROMPT, name="agent")
 
 
 def chat_model(environ: Mapping[str, str]) -> BaseChatModel:

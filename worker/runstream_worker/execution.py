@@ -104,11 +104,12 @@ class Execution:
             start = await self._start()
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
-            if saver is not None:
-                saver.forget_command = start.gives_again
             if start.goes_on and not await self._passes_breakpoint(graph, config, start):
                 return self._final.outcome(graph, request.output_keys)
             given = None if start.goes_on else await _input(graph, request, config)
+            if saver is not None:
+                # For the graph's own first read: to make the input may have taken one.
+                saver.forget_command = start.gives_again
             await self._stream(graph, given, config, start)
             return self._final.outcome(graph, request.output_keys)
 

@@ -98,6 +98,11 @@ class WorkerProcess:
             )
         return cls(process, ours)
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
     async def ready(self) -> Ready:
         """Wait until it takes runs.
 
@@ -115,17 +120,24 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """Ask it to leave; a second time, to hurry."""
-        if self._process.returncode is None:
-            # Not by Process.terminate: it can take the exit code of a process that has just ended, and asyncio, which
-            # finds none then, tells 255 (python/cpython#127049).
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it where it is, as a machine does that is switched off."""
+        self._send(signal.SIGKILL)
 
     async def wait(self) -> int:
         """Wait until it has ended; its exit code, negative if a signal ended it."""
         code = await self._process.wait()
         self._lifeline.close()
         return code
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            # Not by Process.send_signal: it can take the exit code of a process that has just ended, and asyncio, which
+            # finds none then, tells 255 (python/cpython#127049).
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
 
 class Parent:

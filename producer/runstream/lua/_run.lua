@@ -47,6 +47,13 @@ local function queue_up(run, queue, bell, place)
   ring(bell)
 end
 
+-- Puts the head of a line into its queue. Who is there already stays where it is: it may have been told to wait.
+local function call_up(head, record)
+  if record[1] == 'queued' and not redis.call('ZSCORE', record[2], head) then
+    queue_up(head, record[2], record[3], record[4])
+  end
+end
+
 -- A thread's line: its runs that have not ended, the one that executes or will be next at the head. Only the head is in
 -- a queue. Who stands in it without a record, or after its end, is sent away; nobody else calls up the one behind it.
 -- claimant: whoever asks because it has just been taken off its queue.
@@ -57,17 +64,12 @@ local function head_of(line, claimant)
     if not head then return nil end
     local record = redis.pcall('HMGET', head, 'status', 'queue', 'queue_bell', 'place')
     if not record.err and (record[1] == 'queued' or record[1] == 'running') then
-      if vanished and record[1] == 'queued' and head ~= claimant then queue_up(head, record[2], record[3], record[4]) end
+      if vanished and head ~= claimant then call_up(head, record) end
       return head, record
     end
     redis.call('ZREM', line, head)
     vanished = true
   end
-end
-
-local function call_up(line)
-  local head, record = head_of(line)
-  if head and record[1] == 'queued' then queue_up(head, record[2], record[3], record[4]) end
 end
 
 -- The place where the ids of runs are kept whose checkpoints the next attempt on the thread removes first.
@@ -111,7 +113,8 @@ local function end_run(run, leases, id, event, status, now, fields)
   outlive(run_ids_of(run), kept)
   if record[4] then
     redis.call('ZREM', record[4], run)
-    call_up(record[4])
+    local head, next_record = head_of(record[4])
+    if head then call_up(head, next_record) end
   end
 end
 
@@ -185,7 +188,7 @@ local function leave(run, leases, cause, failed, message, now, delay)
     return 'lost'
   end
   if record[13] then redis.call('SREM', record[13], run) end
-  local wait = tonumber(record[12])
+  local wait = delay + tonumber(record[12])
   local ttl = wait + 86400000
   redis.call('HSET', run, 'status', 'queued')
   redis.call('HDEL', run, 'held', 'bell')

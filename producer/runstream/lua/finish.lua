@@ -14,7 +14,7 @@ if record[1] ~= 'running' then return {'lost'} end
 local last = tonumber(record[4])
 if tonumber(ARGV[3]) > last + 1 and ARGV[4] ~= 'gap' then return {'behind', record[4]} end
 local seq = math.max(tonumber(ARGV[3]), last + 1)
--- Its worker removes what it has saved, but may not get to do it, or not know that this is wanted.
-if ARGV[6] == 'stopped' and record[5] == 'rollback' and record[6] then ask_for_undo(KEYS[1], record[6]) end
+-- Its worker may not have heard of that wish in time, or may not have been able to do it.
+if record[5] == 'rollback' and record[6] then ask_for_undo(KEYS[1], record[6]) end
 end_run(KEYS[1], KEYS[2], ARGV[1] .. '-' .. seq, ARGV[5], ARGV[6], now_ms(), {'seq', seq, unpack(ARGV, 7)})
 return {'ok'}

@@ -19,10 +19,12 @@ if now - last > lease then
 end
 
 local function look_after(run)
-  local record = redis.call('HMGET', run, 'status', 'worker', 'graph', 'queued_ttl')
+  local record = redis.call('HMGET', run, 'status', 'worker', 'graph', 'queued_ttl', 'line')
   if record[1] == 'queued' then
-    local told = 'no worker that has graph ' .. record[3] .. ' took it within ' .. math.floor(record[4] / 1000) .. ' s'
-    end_lost(run, KEYS[1], 'NotStarted', told, now)
+    local head = record[5] and head_of(record[5])
+    local told = head and head ~= run and 'its turn on the thread did not come' or
+      'no worker that has graph ' .. record[3] .. ' took it'
+    end_lost(run, KEYS[1], 'NotStarted', told .. ' within ' .. math.floor(record[4] / 1000) .. ' s', now)
     return 'lost'
   elseif record[1] == 'running' then
     local told = 'the lease of worker ' .. (record[2] or '?') .. ' expired: it was killed, or it could not reach Redis'

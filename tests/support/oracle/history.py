@@ -46,12 +46,16 @@ class State:
     Attributes:
         messages: of the graph itself.
         log: of the graph itself.
+        facts: what else the graph itself has in its state, as JSON.
         inner: the messages of subgraphs that have not finished, and are not among `messages`.
+        pending: the ids of messages that wait for other tasks of their step; a run with an input of its own drops them.
     """
 
     messages: tuple[Said, ...] = ()
     log: tuple[str, ...] = ()
+    facts: str = "{}"
     inner: tuple[Said, ...] = ()
+    pending: frozenset[str] = frozenset()
 
     def said(self, *, inner: bool) -> dict[str, Said]:
         """The messages by id."""
@@ -110,6 +114,7 @@ class History:
         modes: the stream modes that were asked for.
         subgraphs: whether it streams subgraphs.
         durability: LangGraph's.
+        forgets: Redis may have lost what it had acknowledged, so that a checkpoint may stand on one that is gone.
         alone: its graph never runs two tasks at once, so every custom event has a task.
         ends: the statuses with which it may end.
         inputs: the texts of the messages in its input.
@@ -133,11 +138,17 @@ class History:
     inputs: Sequence[str] = ()
     recordings: Sequence[Recording] = ()
     alone: bool = False
+    forgets: bool = False
 
     @property
     def ended_well(self) -> bool:
-        """Whether all that it has saved is all that it has done."""
-        return self.record.get("status") in ("success", "interrupted")
+        """Whether what it has saved is all that it has done."""
+        return self.record.get("status") in ("success", "interrupted") and not self.is_rolled_back
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether what it has saved is to be removed; the next run of its thread does not see it."""
+        return self.record.get("stop_action") == "rollback"
 
 
 async def read_stored(redis: Redis, keys: Keys, run_id: str) -> list[Event]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from tests.support.oracle.history import Call, History, Said
 from tests.support.oracle.stream import valid
 
 from runstream import Event
+
+_TOLD_APART: Final = ("messages", "log", "__interrupt__")
 
 
 def state_violations(run: History) -> Iterator[str]:
@@ -197,6 +199,9 @@ def _values(run: History, events: Iterable[Event]) -> Iterator[str]:
         yield f"the last values have the messages {said}, saved are {run.after.messages}"
     if tuple(last.get("log", ())) != run.after.log:
         yield f"the last values have the log {last.get('log')}, saved is {run.after.log}"
+    facts = json.dumps({name: last[name] for name in last if name not in _TOLD_APART}, sort_keys=True)
+    if facts != run.after.facts:
+        yield f"the last values have {facts}, saved is {run.after.facts}"
 
 
 def _said(message: Mapping[str, Any]) -> Said:

@@ -23,17 +23,15 @@ def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> 
         ended, started = int(first.record.get("ended_at", "0")), int(second.record["first_started_at"])
         if not ended or ended > started:
             yield f"run {second.run_id} began at {started}, while {first.run_id} had not ended (at {ended or None})"
-        yield from _kept(first, second)
-    for at, run in enumerate(begun[:-1]):
-        if run.record.get("stop_action") == "rollback" and run.record.get("status") == "stopped":
-            yield from _rolled_back(run, begun[at + 1])
-    yield from _line(checkpoints)
+        yield from _rolled_back(first, second) if first.is_rolled_back else _kept(first, second)
+    if not any(run.forgets for run in runs):
+        yield from _line(checkpoints)
     yield from _turns([run.run_id for run in begun], checkpoints)
 
 
 def _kept(first: History, second: History) -> Iterator[str]:
     now = {said.id for said in second.after.messages}
-    gone = [said.id for said in first.after.messages if said.id not in now]
+    gone = [said.id for said in first.after.messages if said.id not in now | first.after.pending]
     if gone:
         yield f"messages {gone} of run {first.run_id} are not in the state after {second.run_id}"
 

@@ -43,14 +43,19 @@ def _add_demo(commands: Commands) -> None:
         "demo",
         _with_extra(demo.run),
         about="see it work: Redis, a worker process, and two readers of one run",
-        example='runstream demo\nrunstream demo --prompt "What is 6 * 7?"',
+        example='runstream demo\nrunstream demo --kill\nrunstream demo --prompt "What is 6 * 7?"',
         helps={
             "redis": "of Redis; else an embedded one, whatever RUNSTREAM_REDIS_URL says",
             "namespace": "else one of its own, that no other worker shares",
             "json": "a line of JSON in place of the story",
         },
     )
-    parser.add_argument("--prompt", default=demo.PROMPT, metavar="TEXT", help="what to ask the agent")
+    parser.add_argument("--prompt", metavar="TEXT", help="what to ask the agent")
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        help="two workers; kill -9 for the one at work, in the middle of a sentence, and the other one goes on",
+    )
 
 
 def _add_dev(commands: Commands) -> None:
