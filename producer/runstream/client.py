@@ -371,9 +371,14 @@ class Client:
         spoken = SpokenText(nodes)
         async with self.tail(run_id, after=after) as events:
             async for event in events:
-                if after is not None and Voids.of(event):
+                if after is not None and (voids := Voids.of(event)):
                     # What is void may have been said before this reader began.
-                    spoken, after = await self._spoken_before(run_id, EventId.of(event.id), nodes), None
+                    spoken, told = await self._spoken_before(run_id, EventId.of(event.id), nodes), EventId.parse(after)
+                    after = None
+                    if voids.after is not None and told > voids.after:
+                        spoken.apply(event)
+                        yield spoken.tell_all(event.id)
+                        continue
                 if (text := spoken.apply(event)) is not None:
                     yield text
         await self.wait(run_id)

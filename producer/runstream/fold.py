@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from runstream.messages import Messages
 from runstream.model import ErrorInfo, Event, EventId, Status
-from runstream.voids import Voids
+from runstream.voids import Voids, stands_behind
 
 Changed: TypeAlias = Literal["status", "messages", "values", "interrupts"]
 
@@ -107,7 +107,7 @@ class Fold:
         """
         if not self._has_begun:
             self._has_begun = True
-            self.complete = _is_first(event)
+            self.complete = stands_behind(event) == (0, 0)
         match event.mode:
             case "messages":
                 return self._add_message(event)
@@ -139,16 +139,17 @@ class Fold:
 
     def _begin_attempt(self, event: Event) -> frozenset[Changed]:
         self.status, self.attempt = Status.RUNNING, EventId.of(event.id).attempt
-        voids = Voids.of(event)
-        return _STATUS if voids is None else _STATUS | self._leave_out(voids)
+        return _STATUS | self._leave_out(Voids.of(event))
 
-    def _leave_out(self, voids: Voids) -> frozenset[Changed]:
+    def _leave_out(self, voids: Voids | None) -> frozenset[Changed]:
+        if voids is None:
+            return _NOTHING
         self.voided += voids.count
         # What came before a place that is missing is void, and so is what is missing.
         self.complete = self.complete or voids.everything
         changed = _MESSAGES if self._messages.leave_out(voids) else _NOTHING
         for told, what in ((self._values, _VALUES), (self._interrupts, _INTERRUPTS)):
-            kept = [one for one in told if not voids.covers_source(one.task, one.event_id)]
+            kept = [one for one in told if not voids.covers_source(one.task, one.event_id, one.event_id)]
             if len(kept) < len(told):
                 told[:] = kept
                 changed |= what
@@ -159,15 +160,8 @@ class Fold:
         self.status = Status(told["status"])
         self.error = ErrorInfo.model_validate(told["error"]) if "error" in told else None
         self.reason = told.get("reason")
-        return _STATUS | _MESSAGES if self._messages.end() else _STATUS
-
-
-def _is_first(event: Event) -> bool:
-    """Whether nothing can have come before an event."""
-    here = EventId.of(event.id)
-    return event.mode != "gap" and (
-        here == (1, 0) or (here.seq == 0 and event.mode == "end" and "after" not in event.data)
-    )
+        changed = _STATUS | self._leave_out(Voids.of(event))
+        return changed | _MESSAGES if self._messages.end() else changed
 
 
 def _interrupts_of(event: Event) -> Iterator[dict[str, Any]]:

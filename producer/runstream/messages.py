@@ -28,19 +28,21 @@ class _Part:
 
     Attributes:
         task, event_id: where it comes from; the event's id only where it is one event.
+        first_id: the id of its first event.
         ids: those under which the message came.
         ns, metadata: of its first event.
         whole: whether it is no chunk, and so takes the place of what came before it.
         tree: the sum of its chunks.
     """
 
-    __slots__ = ("event_id", "ids", "metadata", "ns", "task", "tree", "whole")
+    __slots__ = ("event_id", "first_id", "ids", "metadata", "ns", "task", "tree", "whole")
 
     def __init__(self, event: Event, message: dict[str, Any], metadata: dict[str, Any]) -> None:
         message_id = message.get("id")
         self.whole = not _is_chunk(message)
         self.task = event.task
         self.event_id = event.id if self.whole or event.task is None else None
+        self.first_id = event.id
         self.ids = [] if message_id is None else [message_id]
         self.ns = event.ns
         self.metadata = metadata
@@ -116,7 +118,7 @@ class Messages:
 
     def leave_out(self, voids: Voids) -> bool:
         """Take out what is void; tell whether there was any."""
-        kept = [part for part in self._parts if not voids.covers_source(part.task, part.event_id)]
+        kept = [part for part in self._parts if not voids.covers_source(part.task, part.event_id, part.first_id)]
         if len(kept) == len(self._parts):
             return False
         self._parts, self._in_order, self._by_id, self._begun_by = kept, [], {}, {}

@@ -66,6 +66,10 @@ class SpokenText:
             growing.text.add(text)
         return Text(text, event.id)
 
+    def tell_all(self, event_id: str) -> Text:
+        """All that stands, in the place of whatever a reader has."""
+        return Text(self._standing(), event_id, replaces=True)
+
     def _begin(self, event: Event, message_id: str | None, text: str, *, whole: bool = False) -> None:
         stretch = _Stretch(event, message_id, text, whole=whole)
         self._stretches.append(stretch)
@@ -84,7 +88,9 @@ class SpokenText:
 
     def _leave_out(self, voids: Voids, event_id: str) -> Text | None:
         before = self._standing()
-        self._stretches = [one for one in self._stretches if not voids.covers_source(one.task, one.event_id)]
+        self._stretches = [
+            one for one in self._stretches if not voids.covers_source(one.task, one.event_id, one.first_id)
+        ]
         left = set(self._stretches)
         self._growing = {key: stretch for key, stretch in self._growing.items() if stretch in left}
         after = self._standing()
@@ -105,11 +111,12 @@ class SpokenText:
 class _Stretch:
     """Text of one message that becomes void at once: a task's, or an event's."""
 
-    __slots__ = ("event_id", "message_id", "task", "text", "whole")
+    __slots__ = ("event_id", "first_id", "message_id", "task", "text", "whole")
 
     def __init__(self, event: Event, message_id: str | None, text: str, *, whole: bool) -> None:
         self.task = event.task
         self.event_id = event.id if whole or event.task is None else None
+        self.first_id = event.id
         self.message_id = message_id
         self.text = Rope(text)
         self.whole = whole

@@ -12,6 +12,7 @@ from runstream.codec import Decoder
 from runstream.errors import ProtocolError
 from runstream.model import Event, EventId
 from runstream.tail import PAGE, Feed, Tails
+from runstream.voids import stands_behind
 from runstream.xread import Entry
 
 
@@ -230,11 +231,11 @@ class EventStream(AsyncIterator[Event]):
 def _gap(last: EventId | None, event: Event, *, from_start: bool) -> str | None:
     """The id after which events are missing before this one; None when none is."""
     here = EventId.of(event.id)
+    # An attempt may have come and gone without an event; the next one's first tells behind which event it stands.
+    follows = stands_behind(event)
     if last is None or last == (0, 0):
-        is_first = here == (1, 0) or (here.seq == 0 and event.mode == "end" and "after" not in event.data)
-        return "0-0" if from_start and not is_first else None
+        return "0-0" if from_start and follows != (0, 0) else None
     if here.attempt == last.attempt:
         return str(last) if here.seq != last.seq + 1 else None
-    # An attempt may have come and gone without an event; the next one's first tells behind which event it stands.
-    follows = event.data.get("after") if here.seq == 0 and event.mode in ("attempt", "end") else None
-    return None if follows == str(last) else str(last)
+    # What this reader has beyond that, Redis has come back without: nothing is missing, and `after` tells what is void.
+    return None if follows is not None and follows <= last else str(last)

@@ -18,6 +18,8 @@ class Voids:
         tasks: the ids of tasks whose events are.
         events: the ids of events that are; only such as come from no task, or from one of several.
         count: how many events that makes.
+        after: the id of the last event that Redis knew by then, if it is told. What a reader has beyond it is void,
+            too: Redis has come back without it.
     """
 
     attempt: int
@@ -25,26 +27,49 @@ class Voids:
     tasks: frozenset[str]
     events: frozenset[str]
     count: int
+    after: EventId | None = None
 
     @classmethod
     def of(cls, event: Event) -> Self | None:
-        """What an event voids; None of every event but an `attempt` event that voids something."""
-        told = event.data.get("voids") if event.mode == "attempt" else None
-        if not told:
+        """What an event voids; None of every event but those that stand behind another attempt's."""
+        if event.mode not in ("attempt", "end"):
             return None
+        told, after = event.data.get("voids") or {}, stands_behind(event)
         tasks = frozenset(task["id"] for task in told.get("tasks", ()))
         events = frozenset(told.get("events", ()))
         everything = bool(told.get("all"))
-        if not (everything or tasks or events):
+        if not (everything or tasks or events or after):
             return None
-        return cls(EventId.of(event.id).attempt, everything, tasks, events, told.get("count", 0))
+        return cls(EventId.of(event.id).attempt, everything, tasks, events, told.get("count", 0), after)
 
     def covers(self, event: Event) -> bool:
         """Whether an event is void by this."""
         if event.mode == "attempt" or EventId.of(event.id).attempt >= self.attempt:
             return False
-        return self.covers_source(event.task, event.id)
+        return self.covers_source(event.task, event.id, event.id)
 
-    def covers_source(self, task: str | None, event_id: str | None) -> bool:
-        """The same of what an earlier attempt has published, by the task or, where there is none, by the event."""
-        return self.everything or task in self.tasks or event_id in self.events
+    def covers_source(self, task: str | None, event_id: str | None, first_id: str) -> bool:
+        """The same of what an earlier attempt has published.
+
+        Args:
+            task: whose it is, if any.
+            event_id: the id of the event, where it is one.
+            first_id: that of the first event of it.
+        """
+        if self.everything or task in self.tasks or event_id in self.events:
+            return True
+        return self.after is not None and self.after < EventId.of(first_id) < (self.attempt, 0)
+
+
+def stands_behind(event: Event) -> EventId | None:
+    """The id of the event behind which an attempt begins, or ends without having begun; 0-0 where there is none.
+
+    None where it is not told, as of any event that is not an attempt's first.
+    """
+    here = EventId.of(event.id)
+    if here.seq != 0 or event.mode not in ("attempt", "end"):
+        return None
+    if "after" in event.data:
+        return EventId.of(event.data["after"])
+    is_first = here.attempt == 1 or event.mode == "end" or (event.data.get("voids") or {}).get("all")
+    return EventId(0, 0) if is_first else None

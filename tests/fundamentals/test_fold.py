@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream import ErrorInfo, Event, Fold, SpokenText, Status, Text, Voids
+from runstream import ErrorInfo, Event, EventId, Fold, SpokenText, Status, Text, Voids
 
 TASKS = ("a", "b", "c")
 
@@ -80,17 +80,31 @@ def published(draw: st.DrawFn, event_id: str) -> Event:
 
 
 @st.composite
+def after(draw: st.DrawFn, events: Sequence[Event], voids: dict[str, Any]) -> str:
+    """The event behind which an attempt begins: the last, or an earlier one, where Redis has lost what came then.
+
+    A task of which Redis has lost a part has not been saved, so it is void as a whole.
+    """
+    at = draw(st.integers(0, 3))
+    known, lost = events[: len(events) - at] or events[:1], events[len(events) - at :]
+    cut = {event.task for event in lost if event.task is not None} & {event.task for event in known}
+    voids.setdefault("tasks", []).extend({"id": task, "name": task, "ns": []} for task in sorted(filter(None, cut)))
+    return known[-1].id
+
+
+@st.composite
 def histories(draw: st.DrawFn) -> list[Event]:
     """A run of several attempts, each of which voids some of what those before it have published."""
     events: list[Event] = []
     for number in range(1, draw(st.integers(2, 4)) + 1):
-        voids = None
+        voids: dict[str, Any] | None = None
         if number > 1:
             loose = [event.id for event in events if event.task is None and event.mode != "attempt"]
             some = draw(st.lists(st.sampled_from(loose), unique=True)) if loose else []
             tasks = [{"id": task, "name": task, "ns": []} for task in draw(st.sets(st.sampled_from(TASKS)))]
-            voids = draw(st.sampled_from([{"tasks": tasks, "events": some}, {"all": True}]))
-        events.append(attempt(number, voids))
+            wanted: list[dict[str, Any]] = [{"tasks": tasks, "events": some}, {"all": True}]
+            voids = draw(st.sampled_from(wanted))
+        events.append(attempt(number, voids, **({} if voids is None else {"after": draw(after(events, voids))})))
         events += [draw(published(f"{number}-{seq}")) for seq in range(1, draw(st.integers(0, 8)) + 1)]
     return [*events, end(f"{number}-99")]
 
@@ -101,11 +115,12 @@ def standing(events: Sequence[Event]) -> list[Event]:
     for event in events:
         if voids := event.data.get("voids") if event.mode == "attempt" else None:
             tasks = {task["id"] for task in voids.get("tasks", ())}
+            known = [one for one in left if EventId.of(one.id) <= EventId.of(event.data["after"])]
             left = [
                 one
                 for one in left
                 if one.mode == "attempt"
-                or not (voids.get("all") or one.task in tasks or one.id in voids.get("events", ()))
+                or (one in known and not (voids.get("all") or one.task in tasks or one.id in voids.get("events", ())))
             ]
             event = attempt(int(event.id.partition("-")[0]))  # noqa: PLW2901 - the same, but it voids nothing
         left.append(event)
