@@ -35,7 +35,9 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    copy_checkpoint,
 )
+from langgraph.checkpoint.base.id import uuid6
 
 from runstream.errors import AttemptFenced, RunstreamError
 from runstream.faults import is_passing, patiently
@@ -417,9 +419,6 @@ def listed(
 
 
 async def _put_on_top(saver: BaseCheckpointSaver[Any], found: CheckpointTuple) -> None:
-    from langgraph.checkpoint.base import copy_checkpoint  # noqa: PLC0415 - beside its only use
-    from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415
-
     checkpoint = copy_checkpoint(found.checkpoint)
     checkpoint["id"] = str(uuid6(clock_seq=-2))
     metadata: CheckpointMetadata = {**found.metadata, "source": "fork"}

@@ -210,6 +210,7 @@ class Runner:
             await cancel([wait, leave])
 
     def _start(self, claimed: Claimed) -> None:
+        self._given_up.discard(claimed.run_id)
         attempt = Attempt(claimed, self._means)
         if claimed.run_id in self._attempts:
             # A Redis that has lost its last writes may hand out again what this worker executes.
