@@ -24,9 +24,12 @@ def thread_violations(runs: Sequence[History], checkpoints: Sequence[Saved]) -> 
         if not ended or ended > started:
             yield f"run {second.run_id} began at {started}, while {first.run_id} had not ended (at {ended or None})"
         yield from _rolled_back(first, second) if first.is_rolled_back else _kept(first, second)
+    # What is left of a run that was to be rolled back goes with the next attempt on the thread.
+    gone = {run.run_id for run in runs if run.is_rolled_back}
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint.run_id not in gone]
     if not any(run.forgets for run in runs):
-        yield from _line(checkpoints)
-    yield from _turns([run.run_id for run in begun], checkpoints)
+        yield from _line(kept)
+    yield from _turns([run.run_id for run in begun], kept)
 
 
 def _kept(first: History, second: History) -> Iterator[str]:
