@@ -76,7 +76,10 @@ async def test_a_claim_that_was_lost_and_given_to_another_under_the_same_number_
     assert (await cell.append(second, 2, b"y")).outcome == "lost"
     assert not await cell.scripts.disown(second)
     (claimed,) = await cell.claim(worker="v")
-    assert (claimed.attempt, claimed.after, claimed.left) == (2, "1-1", "lost")
+    # Two have used the ids of the first attempt, so nothing of it stands.
+    assert (claimed.attempt, claimed.after, claimed.left, claimed.undo) == (2, "", "lost", (waiting,))
+    assert await cell.ids(waiting) == ["2-0"]
+    assert (await cell.last_event(waiting))["d"]["voids"] == {"all": True, "count": 0}
     info = await any_client.get(waiting)
     assert [(holder.attempt, holder.worker, holder.cause) for holder in info.holders] == [(1, "w", "lost")]
     assert await cell.record(waiting, "failures") == ["0"]

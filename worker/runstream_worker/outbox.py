@@ -194,6 +194,9 @@ class Publisher:
         missing = self._next_to_send - last_seq - 1
         lost = self._kept.take_back(missing)
         self._leave_gap = len(lost) < missing
+        if self._leave_gap:
+            # What is encoded from now on refers to nothing before.
+            self._encoder = EventEncoder()
         self._next_to_send -= len(lost)
         self._waiting.extendleft(reversed(lost))
         self._waiting_bytes += sum(map(len, lost))

@@ -1,14 +1,13 @@
 -- Takes it down that an attempt is over which does not hold its run, should Redis not know: where it has come back with less
 -- than it had acknowledged, the claim may be among what it has lost. Readers may have events of that attempt, so no other
--- one gets its number.
+-- one gets its number. One that has got it already is over, too, and nothing of the run stands: two have used its ids.
 -- KEYS  1 run (hash)  2 leases (sorted set)
 -- ARGV  1 attempt  2 worker id
 -- Returns {'known'}: nothing was to be done | {'forgotten', 'queued' | 'stopped'}: what becomes of the run
 --#include _run.lua
-local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'after')
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'after', 'line')
 local status, attempt, mine = record[1], tonumber(record[2]), tonumber(ARGV[1])
 if status ~= 'queued' and status ~= 'running' then return unwritten(KEYS[1], {'known'}) end
--- Of this number, or a lower one: another has claimed the run under the same number, or goes on with one before it.
 local reused = status == 'running' and attempt == mine and record[3] ~= ARGV[2]
 if attempt >= mine and not reused then return unwritten(KEYS[1], {'known'}) end
 if attempt < mine then
@@ -17,4 +16,11 @@ if attempt < mine then
   if after then redis.call('HSET', KEYS[1], 'after', after) end
 end
 if status == 'queued' then return {'forgotten', 'queued'} end
-return {'forgotten', leave(KEYS[1], KEYS[2], 'lost', false, '', now_ms(), 0)}
+local became = leave(KEYS[1], KEYS[2], 'lost', false, '', now_ms(), 0)
+if reused and became == 'queued' then
+  redis.call('HSET', KEYS[1], 'seq', -1)
+  redis.call('HDEL', KEYS[1], 'after')
+  redis.call('DEL', KEYS[1] .. ':events')
+  if record[6] then ask_for_undo(KEYS[1], record[6]) end
+end
+return {'forgotten', became}
