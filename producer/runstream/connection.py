@@ -77,24 +77,26 @@ else:
 
 
 class _LeavesReplicas(_Base):
-    """A connection that is closed when its server turns out to be a read-only replica.
+    """A connection that is closed when its server turns out not to be the master, or not any more.
 
     After a failover the old master may live on as a replica, and a connection with it; the address leads elsewhere.
     """
+
+    _left_for = frozenset(("READONLY",))
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """A reply.
 
         Raises:
-            redis.exceptions.ConnectionError: as for a server that is away, also where it is a replica.
+            redis.exceptions.ConnectionError: as for a server that is away, also where it is not the master.
         """
         try:
             return await super().read_response(*args, **kwargs)
         except ResponseError as error:
-            if code_of(error) != "READONLY":
+            if code_of(error) not in self._left_for:
                 raise
             await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"this Redis is a read-only replica: {error}") from error
+            raise RedisConnectionError(f"this Redis is no master to write to: {error}") from error
 
 
 class _TcpConnection(_LeavesReplicas, Connection):
@@ -110,7 +112,12 @@ class _UnixConnection(_LeavesReplicas, UnixDomainSocketConnection):
 
 
 class _ToMaster(_LeavesReplicas):
-    """A connection to the server that Sentinels call the master when the connection is made."""
+    """A connection to the server that Sentinels call the master when the connection is made.
+
+    It is also left where it has lost its replicas (`min-replicas-to-write`): they may have another master by now.
+    """
+
+    _left_for = frozenset(("READONLY", "NOREPLICAS"))
 
     def __init__(self, *, sentinels: Sentinels, **kwargs: Any) -> None:
         self._sentinels = sentinels

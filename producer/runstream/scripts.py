@@ -7,7 +7,7 @@ gets its text. All of them may be sent again after a lost reply, which `docs/PRO
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -348,23 +348,31 @@ class Scripts:
 
     async def last_seq(self, hold: Hold) -> int | None:
         """The sequence number of the attempt's last event; None where it does not hold its run."""
-        fields = ("status", "attempt", "worker", "seq")
-        *holder, seq = [_text(value) for value in await self._redis.hmget(self._keys.run(hold.run_id), *fields)]
+        key, fields = self._keys.run(hold.run_id), ("status", "attempt", "worker", "seq")
+        *holder, seq = map(_text, await self._of_master(key, lambda redis: redis.hmget(key, *fields)))
         return int(seq) if holder == ["running", str(hold.attempt), hold.worker_id] else None
 
     async def stop_action(self, run_id: str) -> StopAction:
         """What is to become of what a run has saved that somebody wants stopped."""
-        action = await self._redis.hget(self._keys.run(run_id), "stop_action")
+        key = self._keys.run(run_id)
+        action = await self._of_master(key, lambda redis: redis.hget(key, "stop_action"))
         return "rollback" if action == b"rollback" else "interrupt"
 
     async def events(self, run_id: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """All entries of a run's stream: id and fields of each."""
         found: list[tuple[bytes, Mapping[bytes, bytes]]] = []
-        after = "-"
-        while page := await self._redis.xrange(self._keys.events(run_id), after, "+", count=_PAGE):
+        key, stream, after = self._keys.run(run_id), self._keys.events(run_id), "-"
+        while page := await self._of_master(key, lambda redis, at=after: redis.xrange(stream, at, "+", count=_PAGE)):
             found += page
             after = f"({_text(page[-1][0])}"
         return found
+
+    async def _of_master(self, run_key: str, read: Callable[..., object]) -> Any:
+        """Read what the master has: one that has become a replica refuses the write, though it changes nothing."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hdel(run_key, "")
+        read(pipe)
+        return (await pipe.execute())[1]
 
     async def undone(self, thread_id: str, run_ids: Sequence[str]) -> None:
         """Take it down that these runs' checkpoints have been removed from the thread."""

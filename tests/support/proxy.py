@@ -56,6 +56,10 @@ class Proxy:
         await self.cut()
         await self._server.wait_closed()
 
+    def lead_to(self, redis_url: str) -> None:
+        """Have connections that are made from now on lead to another Redis, as an address does that was moved."""
+        self._target = urlsplit(redis_url)
+
     async def cut(self) -> None:
         """Cut every connection that there is."""
         connections = list(self._connections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -77,6 +78,16 @@ class RedisServer:
         self._watch = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)  # noqa: ASYNC220 - the same
         async with Redis.from_url(self.url) as redis:
             await until(lambda: _answers(redis), "Redis answers")
+
+    def freeze(self) -> None:
+        """Have it do nothing, and its connections stay, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def written(self) -> dict[Path, int]:
         """How long its append-only files are at this moment."""

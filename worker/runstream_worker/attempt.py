@@ -18,7 +18,7 @@ from langgraph.errors import EmptyInputError, GraphDrained
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from runstream.errors import ProtocolError, RunstreamError
+from runstream.errors import AttemptFenced, ProtocolError, RunstreamError
 from runstream.faults import is_passing, patiently
 from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
@@ -32,7 +32,8 @@ from runstream_worker.outcome import GivenBack, Outcome, broken_off, failed
 from runstream_worker.redis_saver import Fence
 from runstream_worker.run_saver import forget_runs
 
-_WRITE_RETRY = 0.1
+_WRITE_RETRY = 0.05
+_WRITE_RETRY_MAX = 1.0
 _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
 _FAULT_DELAY_MAX = 30.0
@@ -54,6 +55,7 @@ class Attempt:
         self._hold = Hold(claimed.run_id, claimed.attempt, means.worker_id)
         self._execution: Execution | None = None
         self._is_draining = False
+        self._write_retry = _WRITE_RETRY
         self._publisher = Publisher(
             means.outbox,
             self._hold,
@@ -150,6 +152,10 @@ class Attempt:
         error = work.exception()
         if error is None:
             return work.result()
+        if isinstance(error, AttemptFenced):
+            # It does not hold the run, and has nothing to say of its end.
+            self.guard.end(Cause.LOST)
+            return None
         if isinstance(error, Unavailable):
             _logger.warning("run %s is given back: %s", self.run_id, error)
         elif not isinstance(error, RunstreamError | EmptyInputError | GraphDrained):
@@ -231,8 +237,10 @@ class Attempt:
     async def _wait_for_redis(self, error: Exception) -> None:
         if not is_passing(error):
             raise error
-        _logger.warning("run %s: cannot write its end, trying again: %s", self.run_id, error)
-        await asyncio.sleep(_WRITE_RETRY)
+        if self._write_retry == _WRITE_RETRY:
+            _logger.warning("run %s: cannot write its end, trying again: %s", self.run_id, error)
+        await asyncio.sleep(self._write_retry)
+        self._write_retry = min(self._write_retry * 2, _WRITE_RETRY_MAX)
 
     def _end_event(self, outcome: Outcome) -> bytes:
         data: dict[str, Any] = {"status": outcome.status, "at": time.time_ns() // 1_000_000}

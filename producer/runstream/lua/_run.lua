@@ -13,6 +13,13 @@ local function score(ms)
   return string.format('%.3f', ms)
 end
 
+-- A reply for which nothing was written. A master that has become a replica would give it, too, from what it knew then; so
+-- something is written that changes nothing, which a replica refuses.
+local function unwritten(run, reply)
+  redis.call('HDEL', run, '')
+  return reply
+end
+
 -- The tag of the cell, which every key begins with.
 local function tag_of(run)
   return string.match(run, '^(.-):run:')
@@ -146,8 +153,8 @@ end
 local function stop_run(run, leases, reason, action, now)
   local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop', 'stop_action')
   local status = record[1]
-  if not status then return {'missing'} end
-  if status ~= 'queued' and status ~= 'running' then return {'ended', status} end
+  if not status then return unwritten(run, {'missing'}) end
+  if status ~= 'queued' and status ~= 'running' then return unwritten(run, {'ended', status}) end
   -- The first reason is told; whoever wants it undone gets that.
   if record[5] == 'rollback' then action = 'rollback' end
   if status == 'running' then

@@ -7,10 +7,16 @@
 --       | {'behind', last}: nothing appended, Redis knows the attempt's events up to `last` only: it has lost some
 --       | {'lost'}: nothing appended, another holds the run or has ended it
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'stop', 'bytes')
-if record[1] ~= 'running' or record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'lost'} end
+-- A master that has become a replica refuses what is written, but would say this, too, from what it knew then; so something
+-- is written that changes nothing.
+local function unwritten(reply)
+  redis.call('HDEL', KEYS[1], '')
+  return reply
+end
+if record[1] ~= 'running' or record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return unwritten({'lost'}) end
 
 local first, last = tonumber(ARGV[4]), tonumber(record[4])
-if first > last + 1 and ARGV[5] ~= 'gap' then return {'behind', record[4]} end
+if first > last + 1 and ARGV[5] ~= 'gap' then return unwritten({'behind', record[4]}) end
 -- After a reply that was lost on the way the same batch comes again: what is there already is left out.
 local skip = math.max(0, last - first + 1)
 local bytes, limit = tonumber(record[6]), tonumber(ARGV[3])

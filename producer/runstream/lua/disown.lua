@@ -7,10 +7,10 @@
 --#include _run.lua
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'after')
 local status, attempt, mine = record[1], tonumber(record[2]), tonumber(ARGV[1])
-if status ~= 'queued' and status ~= 'running' then return {'known'} end
+if status ~= 'queued' and status ~= 'running' then return unwritten(KEYS[1], {'known'}) end
 -- Of this number, or a lower one: another has claimed the run under the same number, or goes on with one before it.
 local reused = status == 'running' and attempt == mine and record[3] ~= ARGV[2]
-if attempt >= mine and not reused then return {'known'} end
+if attempt >= mine and not reused then return unwritten(KEYS[1], {'known'}) end
 if attempt < mine then
   local after = last_id(record[2], record[4], record[5])
   redis.call('HSET', KEYS[1], 'attempt', mine, 'seq', -1, 'worker', ARGV[2], 'left', 'lost')

@@ -17,15 +17,17 @@ if KEYS[6] ~= KEYS[1] then
   if known then
     local key = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. known
     local digest = redis.call('HGET', key, 'digest')
-    if digest then return {known_as(digest), known} end
+    if digest then return unwritten(KEYS[1], {known_as(digest), known}) end
   end
 end
 local digest = redis.call('HGET', KEYS[1], 'digest')
-if digest then return {known_as(digest), ARGV[1]} end
+if digest then return unwritten(KEYS[1], {known_as(digest), ARGV[1]}) end
 
 local line, leases, strategy = KEYS[7], KEYS[8], ARGV[9]
 local head = head_of(line)
-if head and strategy == 'reject' then return {'busy', string.sub(head, #KEYS[1] - #ARGV[1] + 1)} end
+if head and strategy == 'reject' then
+  return unwritten(KEYS[1], {'busy', string.sub(head, #KEYS[1] - #ARGV[1] + 1)})
+end
 
 local time = redis.call('TIME')
 local exact = time[1] * 1000 + time[2] / 1000

@@ -8,11 +8,11 @@
 --       | {'behind', last}: nothing written, Redis knows the attempt's events up to `last` only: it has lost some
 --#include _run.lua
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker', 'seq', 'stop_action', 'line')
-if record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'lost'} end
-if record[1] == ARGV[6] then return {'ok'} end -- sent again: the reply was lost on the way
-if record[1] ~= 'running' then return {'lost'} end
+if record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return unwritten(KEYS[1], {'lost'}) end
+if record[1] == ARGV[6] then return unwritten(KEYS[1], {'ok'}) end -- sent again: the reply was lost on the way
+if record[1] ~= 'running' then return unwritten(KEYS[1], {'lost'}) end
 local last = tonumber(record[4])
-if tonumber(ARGV[3]) > last + 1 and ARGV[4] ~= 'gap' then return {'behind', record[4]} end
+if tonumber(ARGV[3]) > last + 1 and ARGV[4] ~= 'gap' then return unwritten(KEYS[1], {'behind', record[4]}) end
 local seq = math.max(tonumber(ARGV[3]), last + 1)
 -- Its worker may not have heard of that wish in time, or may not have been able to do it.
 if record[5] == 'rollback' and record[6] then ask_for_undo(KEYS[1], record[6]) end

@@ -6,5 +6,7 @@
 --       | {'not held'}: nothing written, another holds the run or has ended it; or this was sent before
 --#include _run.lua
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'worker')
-if record[1] ~= 'running' or record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then return {'not held'} end
+if record[1] ~= 'running' or record[2] ~= ARGV[1] or record[3] ~= ARGV[2] then
+  return unwritten(KEYS[1], {'not held'})
+end
 return {leave(KEYS[1], KEYS[2], ARGV[3], ARGV[3] ~= 'drained', ARGV[4], now_ms(), tonumber(ARGV[5]))}

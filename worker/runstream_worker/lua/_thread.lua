@@ -17,13 +17,21 @@ local function keep_alive(thread, ttl)
   if redis.call('PTTL', threads) < tonumber(ttl) then redis.call('PEXPIRE', threads, ttl) end
 end
 
+-- A reply for which nothing was written. A master that has become a replica would give it, too, from what it knew then; so
+-- something is written that changes nothing, which a replica refuses.
+local function unwritten(reply)
+  redis.call('HDEL', hash, '')
+  return reply
+end
+
 -- Why the attempt may not write, nil if it may: it has lost its run, or Redis has lost events that come before what is to
 -- be written. Who writes outside of a run is not asked.
 local function refusal(run, holder, last)
   if not run then return nil end
   local record = redis.call('HMGET', run, 'status', 'attempt', 'worker', 'seq')
-  if record[1] ~= 'running' or (record[2] or '') .. ':' .. (record[3] or '') ~= holder then return {'lost'} end
-  if tonumber(record[4] or -1) < tonumber(last) then return {'behind', record[4]} end
+  local holds = record[1] == 'running' and (record[2] or '') .. ':' .. (record[3] or '') == holder
+  if not holds then return unwritten({'lost'}) end
+  if tonumber(record[4] or -1) < tonumber(last) then return unwritten({'behind', record[4]}) end
   return nil
 end
 

@@ -1,6 +1,7 @@
 -- Reads checkpoints with their channel values and pending writes.
 -- KEYS  1 thread (hash)  2 its index (sorted set)
--- ARGV  names of checkpoints; a name without an id stands for the newest one of its namespace
+-- ARGV  1 'master' if a replica is to refuse it, else ''
+--       2.. names of checkpoints; a name without an id stands for the newest one of its namespace
 -- Returns {name, row, {channel, value ...}, {name, write ...}} each; what is not there is left out.
 --#include _thread.lua
 local function newest(prefix)
@@ -47,10 +48,10 @@ local function load(name, row)
 end
 
 local found = {}
-for i = 1, #ARGV do
+for i = 2, #ARGV do
   local name = ARGV[i]
   if string.sub(name, -1) == '\0' then name = newest(name) end
   local row = name and redis.call('HGET', hash, name)
   if row then found[#found + 1] = load(name, row) end
 end
-return found
+return ARGV[1] == 'master' and unwritten(found) or found

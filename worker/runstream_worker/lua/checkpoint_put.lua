@@ -16,7 +16,7 @@ local missing = {}
 for i = 8, #ARGV, 2 do
   if ARGV[i + 1] == '?' and redis.call('HEXISTS', hash, ARGV[i]) == 0 then missing[#missing + 1] = ARGV[i] end
 end
-if #missing > 0 then return {'missing', missing} end
+if #missing > 0 then return unwritten({'missing', missing}) end
 
 for i = 8, #ARGV, 2 do
   if ARGV[i + 1] ~= '?' then redis.call(i < pieces and 'HSET' or 'HSETNX', hash, ARGV[i], ARGV[i + 1]) end

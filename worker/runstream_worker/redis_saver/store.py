@@ -138,7 +138,10 @@ class Store:
         """Read checkpoints with all that belongs to them; those that are not there are left out."""
         if not names:
             return []
-        return [Loaded(*found) for found in await self._run("checkpoint_load", self._thread(thread_id), names)]
+        # A run goes on from what it reads here; others may read from a replica.
+        of_whom = "master" if self._patience is None else ""
+        found = await self._run("checkpoint_load", self._thread(thread_id), [of_whom, *names])
+        return [Loaded(*one) for one in found]
 
     async def names(self, thread_id: str, namespace: str, *, before: str | None, limit: int) -> list[bytes]:
         """The names of a namespace's checkpoints, the newest first, from before that of this id."""
