@@ -6,8 +6,9 @@ and tells, a line each, what becomes of them:
 
     {"started": pid}   {"ready": pid, "worker": id}   {"ended": pid, "code": exit code, negative for a signal}
 
-It ends with its standard input, and the workers with it. To import LangGraph takes two seconds of processor time, which
-a machine that kills a worker every second does not have; what is forked runs the very code of `runstream worker`.
+It ends with its standard input, and the workers end with it, however it ends. To import LangGraph takes two seconds of
+processor time, which a machine that kills a worker every second does not have; what is forked runs the very code of
+`runstream worker`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import os
 import select
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ def main() -> None:
     signal.set_wakeup_fd(wake)
     # Ctrl-C is for the process that has started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lifeline = os.pipe()
     workers: set[int] = set()
     orders = b""
     while True:
@@ -55,7 +59,7 @@ def main() -> None:
             orders += read
             while b"\n" in orders:
                 order, orders = orders.split(b"\n", 1)
-                workers.add(_fork(json.loads(order), (woken, wake)))
+                workers.add(_fork(json.loads(order), lifeline[0], (woken, wake, lifeline[1])))
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
 
@@ -73,7 +77,7 @@ def _told_of_ends() -> set[int]:
         ended.add(pid)
 
 
-def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:
+def _fork(order: dict[str, Any], lifeline: int, pipes: Sequence[int]) -> int:
     pid = os.fork()
     if pid:
         _tell(started=pid)
@@ -83,12 +87,19 @@ def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:
         signal.signal(number, signal.SIG_DFL)
     for pipe in (0, *pipes):
         os.close(pipe)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     try:
         _work(order)
     except BaseException:  # noqa: BLE001 - nothing may get past here: it is the parent's code that would go on
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _end_with(lifeline: int) -> None:
+    """End when nobody has the other end of this pipe any more."""
+    os.read(lifeline, 1)
+    os._exit(1)
 
 
 def _work(order: dict[str, Any]) -> None:

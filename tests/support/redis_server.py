@@ -44,6 +44,7 @@ class RedisServer:
         self._fsync = fsync
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
     @property
@@ -72,6 +73,9 @@ class RedisServer:
         self._process = subprocess.Popen(  # noqa: ASYNC220 - is there at once
             [program, str(self._folder / "redis.conf")], stdout=self._log, stderr=self._log, start_new_session=True
         )
+        # However this process ends, the server does not stay behind.
+        watch = ["sh", "-c", f"cat; kill -9 {self._process.pid}"]
+        self._watch = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)  # noqa: ASYNC220 - the same
         async with Redis.from_url(self.url) as redis:
             await until(lambda: _answers(redis), "Redis answers")
 
@@ -99,9 +103,14 @@ class RedisServer:
     async def kill(self) -> None:
         """Kill it, as `kill -9` does."""
         assert self._process is not None
+        assert self._watch is not None
+        assert self._watch.stdin is not None
         assert self._log is not None
         self._process.kill()
+        self._watch.kill()
         await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self._watch.wait)
+        self._watch.stdin.close()
         self._log.close()
 
 
