@@ -161,6 +161,9 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     for name in ("output_keys", "interrupt_before", "interrupt_after"):
         fields[name] = _names(name, options.get(name))
     fields["continues"] = _run_ids("continues", options.get("continues"))
+    for name in ("subgraphs", "debug", "restartable"):
+        if options.get(name) is not None and not isinstance(options[name], bool):
+            raise InvalidRequest(name, f"{options[name]!r} must be True or False")
     for name in ("durability", "subgraphs", "debug", "version", "restartable"):
         if options.get(name) is not None:
             fields[name] = options[name]

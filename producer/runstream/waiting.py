@@ -15,21 +15,25 @@ from runstream.records import Call, Records
 
 _FRESH_MS = 10_000
 """A worker that lives has said something within this time: it does so every second."""
-_FIELDS = ("status", "graph", "place", "queue", "line")
+_ORPHANED_MS = 3_000
+"""A live worker looks once a second for leases that have expired; one that has for so long is seen by none."""
+_FIELDS = ("status", "graph", "place", "queue", "line", "worker")
 _LINE_LOOKED_AT = 20
 
 
 class Waiting(BaseModel):
-    """What a queued run waits for; as text, a sentence about it.
+    """What a run waits for; as text, a sentence about it.
 
     Attributes:
         run_id: the run.
         reason: `due`: it is to start later. `thread`: another run is on its thread. `worker`: no live worker has its
-            graph. `slots`: those that have it are busy, or about to take it.
+            graph. `slots`: those that have it are busy, or about to take it. `orphan`: it is running, its worker has
+            died, and no live worker is there to look after it.
         graph: the graph that it runs.
         due_at: when it is due, or was.
         behind: with `thread`, the run at the head of the line.
         graphs: with `worker`, the graphs that live workers have.
+        holder, silent: with `orphan`, the worker, and the seconds since its lease has expired.
         workers, running, slots: with `slots`, how many live workers have the graph, how many runs they execute, and how
             many they can at once.
         ahead: with `slots`, how many runs of the graph are to be taken before it.
@@ -38,11 +42,13 @@ class Waiting(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run_id: str
-    reason: Literal["due", "thread", "worker", "slots"]
+    reason: Literal["due", "thread", "worker", "slots", "orphan"]
     graph: str
     due_at: datetime
     behind: str | None = None
     graphs: list[str] = Field(default_factory=list)
+    holder: str | None = None
+    silent: int = 0
     workers: int = 0
     running: int = 0
     slots: int = 0
@@ -58,6 +64,11 @@ class Waiting(BaseModel):
             case "worker":
                 others = f"those that are there have {', '.join(self.graphs)}" if self.graphs else "there is none"
                 return f"no live worker has graph {self.graph!r}; {others}"
+            case "orphan":
+                return (
+                    f"its worker {self.holder} lost it {self.silent} s ago and is not heard of, "
+                    "and no live worker is there to go on with it"
+                )
             case "slots":
                 taken = f"{self.running} of {self.slots} slots for graph {self.graph!r} are taken"
                 return f"{taken}, {self.ahead} runs are to be taken before it"
@@ -97,14 +108,19 @@ class WaitingRuns:
         """
         pipe = self._redis.pipeline(transaction=False)
         pipe.hmget(self._keys.run(run_id), *_FIELDS)
+        pipe.zscore(self._keys.leases, self._keys.run(run_id))
         pipe.time()
-        values, (seconds, microseconds) = await self._call(pipe.execute)
+        values, expires, (seconds, microseconds) = await self._call(pipe.execute)
         if values[0] is None:
             raise RunNotFound(run_id)
+        now = seconds * 1000 + microseconds / 1000
+        if values[0].decode() == Status.RUNNING and expires is not None and now - expires > _ORPHANED_MS:
+            holder = None if values[5] is None else values[5].decode()
+            told = {"graph": values[1].decode(), "due_at": from_ms(int(float(values[2])))}
+            return Waiting(run_id=run_id, reason="orphan", holder=holder, silent=int((now - expires) / 1000), **told)
         if values[0].decode() != Status.QUEUED:
             return None
-        graph, place, queue, line = (value.decode() for value in values[1:])
-        now = seconds * 1000 + microseconds / 1000
+        graph, place, queue, line = (value.decode() for value in values[1:5])
         return await self._reason(run_id, _Place(graph, float(place), queue, line), now)
 
     async def _reason(self, run_id: str, place: _Place, now: float) -> Waiting:

@@ -40,7 +40,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"qqqqqq": 1}, "^qqqqqq: there is no such option; the options are config, context,"),
     ({"durability": "asnyc"}, "^durability: 'asnyc': input should be 'sync', 'async' or 'exit'"),
     ({"version": "v3"}, "^version: 'v3': input should be 'v1' or 'v2'"),
-    ({"subgraphs": "maybe"}, "^subgraphs: 'maybe': input should be a valid boolean"),
+    ({"subgraphs": "maybe"}, "^subgraphs: 'maybe' must be True or False"),
     (
         {"interrupt_before": "tools"},
         r"^interrupt_before: 'tools' must be '\*' or a list of node names, such as \['tools'\]",
@@ -77,7 +77,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_attempts": 1001}, "^max_attempts: 1001 must be a whole number from 1 to 1000"),
     ({"max_attempts": 1.5}, "^max_attempts: 1.5 must be a whole number"),
     ({"max_attempts": True}, "^max_attempts: True must be a whole number"),
-    ({"restartable": "maybe"}, "^restartable: 'maybe': input should be a valid boolean"),
+    ({"restartable": "maybe"}, "^restartable: 'maybe' must be True or False"),
     ({"continues": "the last one"}, "^continues: 'the last one' is no run id: a run id is a UUID"),
     ({"config": {"metadata": {"run_id": "x"}}}, "^config.metadata.run_id: the worker puts the run's own id there"),
     ({"context": {"when": datetime(2030, 1, 1, tzinfo=UTC)}}, r"^context\.when: datetime.datetime is not JSON"),
@@ -330,3 +330,9 @@ async def test_limits_hold_for_what_comes_along_with_a_request(client: Client) -
         await client.batch("agent", [{}, {}], idempotency_key="k")
     with pytest.raises(InvalidRequest, match=r"^limit: 0 must be a whole number of 1 or more"):
         await client.runs(limit=0)
+
+
+@pytest.mark.parametrize("option", ["restartable", "subgraphs", "debug"])
+def test_what_is_yes_or_no_is_not_guessed(option: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"{option}: 'yes' must be True or False"):
+        request(None, **{option: "yes"})

@@ -135,3 +135,17 @@ async def test_a_run_that_lost_its_worker_waits_again(client: Client, make_hand:
 async def test_what_does_not_exist_waits_for_nothing(client: Client) -> None:
     with pytest.raises(RunNotFound):
         await client.waiting_for(new_run_id())
+
+
+async def test_a_running_run_whose_worker_has_died_says_so_while_nobody_looks_after_it(
+    client: Client, hand: HandAttempt, redis: Redis, namespace: str
+) -> None:
+    keys = Keys(namespace)
+    assert await client.waiting_for(hand.run_id) is None
+    now = (await redis.time())[0]
+    await redis.zadd(keys.leases, {keys.run(hand.run_id): (now - 60) * 1000})
+    waiting = await client.waiting_for(hand.run_id)
+    assert waiting is not None
+    assert (waiting.reason, waiting.holder) == ("orphan", "hand")
+    assert waiting.silent >= 60
+    assert "no live worker is there to go on with it" in str(waiting)

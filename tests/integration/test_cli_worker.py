@@ -430,3 +430,12 @@ def look(state):
 graph = StateGraph(State).add_node("save", save).add_node("look", look)
 graph = graph.add_edge(START, "save").add_edge("save", "look").compile()
 """
+
+
+async def test_a_graph_that_may_start_over_has_to_be_there(cli: Processes) -> None:
+    cli.write("strict.py", GRAPHS_THAT_SAVE_A_CLASS)
+    done = await cli.run("worker", "good=strict.py", "--restartable", "nope")
+    assert (done.code, done.err.splitlines()[-1]) == (
+        2,
+        "runstream: error: --restartable: there is no graph 'nope'; there is good",
+    )

@@ -88,8 +88,8 @@ class NothingToGoOnFrom(RunstreamError):
 
     def __init__(self, graph: str) -> None:
         super().__init__(
-            f"graph {graph!r} keeps no checkpoints to go on from, and neither the run nor the worker says that it may "
-            "start over: enqueue with restartable=True, or give the worker a checkpointer"
+            f"graph {graph!r} keeps no checkpoints to go on from (checkpointer=False, or the worker's is none), and "
+            "nobody says that it may start over: enqueue with restartable=True, or start workers with --restartable"
         )
 
 

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from runstream import __version__
 from runstream.connection import connect
 from runstream.keys import Keys
-from runstream.model import StopAction
+from runstream.model import Status, StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
 from runstream_worker.attempt import Attempt
@@ -236,8 +236,8 @@ class Runner:
             self._given_up.add(attempt.run_id)
             _logger.exception("run %s: attempt %d could not be ended", attempt.run_id, attempt.number)
         else:
-            told = _told(outcome)
-            _logger.info("run %s: %s after %.2f s", attempt.run_id, told, time.monotonic() - began)
+            level = logging.WARNING if isinstance(outcome, Outcome) and outcome.status is Status.LOST else logging.INFO
+            _logger.log(level, "run %s: %s after %.2f s", attempt.run_id, _told(outcome), time.monotonic() - began)
         finally:
             # This worker may have the next attempt of the same run already.
             current = self._attempts.get(attempt.run_id)
@@ -253,8 +253,8 @@ def _told(outcome: Outcome | GivenBack | None) -> str:
             return "taken from this worker"
         case GivenBack(cause, message):
             return f"given back ({cause}: {message})"
-        case Outcome(status):
-            return status
+        case Outcome(status, error):
+            return status if error is None else f"{status} ({error.type}: {error.message})"
 
 
 async def outlive(loop: Callable[[], Awaitable[None]]) -> None:

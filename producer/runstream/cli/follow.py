@@ -22,6 +22,7 @@ from runstream.waiting import Waiting
 
 _PATIENCE = 1.0
 _LOOK_AGAIN_AFTER = 5.0
+_LOOK_AT_RUNNING_AFTER = 2.0
 
 
 async def follow(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> int:
@@ -113,15 +114,16 @@ async def _tell_why_it_waits(client: Client, output: Output, run_id: str, args: 
     await asyncio.sleep(_PATIENCE)
     # What is wrong with the run or with Redis, whoever reads the run is told anyway.
     with suppress(RunstreamError, RedisError, OSError):
-        while (waiting := await client.waiting_for(run_id)) is not None:
-            if waiting.reason not in {"slots", *told}:
+        while True:
+            waiting = await client.waiting_for(run_id)
+            if waiting is not None and waiting.reason not in {"slots", *told}:
                 output.note(f"the run waits: {waiting}{_remedy(waiting, args)}")
                 told.add(waiting.reason)
-            await asyncio.sleep(_LOOK_AGAIN_AFTER)
+            await asyncio.sleep(_LOOK_AGAIN_AFTER if waiting is not None else _LOOK_AT_RUNNING_AFTER)
 
 
 def _remedy(waiting: Waiting, args: argparse.Namespace) -> str:
-    if waiting.reason != "worker":
+    if waiting.reason not in ("worker", "orphan"):
         return ""
     namespace = ["--namespace", args.namespace] if args.namespace else []
     # No --redis: its password is not to be shown again.

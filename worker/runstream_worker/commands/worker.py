@@ -57,6 +57,9 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
     from runstream_worker.app import serve_process  # noqa: PLC0415 - imports arq
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
 
+    unknown = sorted(set(args.restartable) - set(graphs))
+    if unknown:
+        raise CommandError(f"--restartable: there is no graph {unknown[0]!r}; there is {', '.join(graphs)}", Exit.USAGE)
     settings = WorkerSettings(
         redis_url=redis_url(args),
         namespace=namespace(args),
