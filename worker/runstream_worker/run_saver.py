@@ -136,7 +136,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
         self._scripts = scripts
         self._loop = asyncio.get_running_loop()
         self._open: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
-        self._unsaved: set[str] = set()
+        self._unsaved: dict[str, Exception] = {}
         self._is_fenced = is_beside_runs(saver)
         self.forget_command = False
         """Leave out of the first read what an earlier attempt's `Command` has written: it is given again."""
@@ -203,6 +203,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
             AttemptFenced: the attempt does not hold its run any more.
             Unavailable: the database is away.
             NotPublished: the attempt is over, and something that this checkpoint comes of had not been published.
+            Exception: what a result that this checkpoint comes of could not be saved for.
         """
         namespace = config["configurable"].get("checkpoint_ns", "")
         earlier, seq = set(self._open[namespace]), self._publisher.next_seq
@@ -211,7 +212,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
             if earlier:
                 await asyncio.wait(earlier)
             if namespace in self._unsaved:
-                raise NotPublished
+                raise self._unsaved[namespace]
             return await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
 
         return put()
@@ -239,9 +240,9 @@ class RunSaver(BaseCheckpointSaver[Any]):
                     await self._taken.result_of(task_id)
                 seq = self._publisher.next_seq
                 await self._write(seq, lambda: self._saver.aput_writes(config, writes, task_id, task_path))
-            except BaseException:
-                # Nor is what comes of it: a checkpoint has the results of all its tasks in it.
-                self._unsaved.add(namespace)
+            except BaseException as error:
+                # Nor is what comes of it, for the same reason: a checkpoint has the results of all its tasks in it.
+                self._unsaved.setdefault(namespace, error if isinstance(error, Exception) else NotPublished())
                 raise
             finally:
                 opened.discard(ticket)
