@@ -206,10 +206,20 @@ class Tails:
         fields = ("status", "attempt", "seq", "end_id", "after")
         status, attempt, seq, end_id, after = await self.patiently(lambda: cast("Any", self._calls).hmget(key, *fields))
         if status is None:
-            raise RunNotFound(run_id)
+            await self.patiently(lambda: self._confirm_missing(run_id))
+            return await self.place_of(run_id)
         # An attempt that has not written anything yet stands where the one before it has come to.
         last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId.of((after or b"0-0").decode())
         return Place(last, None if end_id is None else EventId.of(end_id.decode()))
+
+    async def _confirm_missing(self, run_id: str) -> None:
+        """Raise RunNotFound where a master says so: a demoted one has no runs for a moment, but refuses to write."""
+        pipe = self._calls.pipeline(transaction=False)
+        pipe.exists(self._keys.run(run_id))
+        pipe.pexpire(self._wake_key, _WAKE_TTL_MS)
+        exists, _ = await pipe.execute()
+        if not exists:
+            raise RunNotFound(run_id)
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
@@ -289,7 +299,10 @@ class Tails:
         pipe = self._calls.pipeline(transaction=False)
         for run_id in run_ids:
             pipe.exists(self._keys.run(run_id))
-        for run_id, exists in zip(run_ids, await pipe.execute(), strict=True):
+        # A master that has been demoted has no runs for a moment; it refuses this.
+        pipe.pexpire(self._wake_key, _WAKE_TTL_MS)
+        *found, _ = await pipe.execute()
+        for run_id, exists in zip(run_ids, found, strict=True):
             if not exists:
                 self._fail(run_id, RunNotFound(run_id))
 
