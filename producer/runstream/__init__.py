@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from runstream.client import Client, Run, RunSpec
 from runstream.command import Command, Send
+from runstream.documents import Document, Documents
 from runstream.errors import (
     AttemptFenced,
     EncodingError,
@@ -43,6 +44,8 @@ __all__ = [
     "Client",
     "ClientSettings",
     "Command",
+    "Document",
+    "Documents",
     "EncodingError",
     "ErrorInfo",
     "Event",

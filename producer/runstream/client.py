@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 from runstream.connection import connect
+from runstream.documents import Documents
 from runstream.errors import (
     InvalidRequest,
     RunErrored,
@@ -504,6 +505,21 @@ class Client:
     async def workers(self) -> list[WorkerInfo]:
         """The live workers, those that have said something within the last minute."""
         return await self._records.workers()
+
+    def documents(self, kind: str, *, ttl: float) -> Documents:
+        """JSON documents of a service in front of runstream, beside the runs and with this client's connections.
+
+        Args:
+            kind: what they are, a word without colons.
+            ttl: how long one is kept after it was last written, in seconds.
+
+        Raises:
+            InvalidRequest: the kind is no word, or the time is none.
+        """
+        if not kind.isidentifier():
+            raise InvalidRequest("kind", f"{kind!r} must be a word")
+        check_number("ttl", ttl, least=0.001)
+        return Documents(self._redis, self._keys, self._scripts, self._call, kind, ttl=ttl)
 
 
 async def _first(runs: AsyncIterator[RunInfo], limit: int, status: Status | None = None) -> list[RunInfo]:

@@ -125,6 +125,14 @@ class Keys:
         """Sorted set: arq's own queue, for a worker's cron jobs and other functions."""
         return f"{self.tag}:jobs"
 
+    def document(self, kind: str, document_id: str) -> str:
+        """Hash: a JSON document of a service in front, and its version."""
+        return f"{self.tag}:document:{kind}:{document_id}"
+
+    def documents(self, kind: str) -> str:
+        """Sorted set: the documents of a kind (by id) by the time in ms of their first write."""
+        return f"{self.tag}:documents:{kind}"
+
     def wake(self, reader_id: str) -> str:
         """Stream: written by a reading process to wake its own blocked read."""
         return f"{self.tag}:wake:{reader_id}"

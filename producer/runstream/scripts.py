@@ -19,7 +19,9 @@ from redis.exceptions import NoScriptError
 from runstream.keys import Keys
 from runstream.model import StopAction, Strategy
 
-ScriptName: TypeAlias = Literal["enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap"]
+ScriptName: TypeAlias = Literal[
+    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap", "document"
+]
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
 
@@ -388,6 +390,14 @@ class Scripts:
         queued, ended, broken = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
         reasons = {self._keys.run_id(_text(broken[at])): _text(broken[at + 1]) for at in range(0, len(broken), 2)}
         return ReapReply(self._run_ids(queued), self._run_ids(ended), reasons)
+
+    async def put_document(
+        self, kind: str, document_id: str, version: int, text: str, ttl: int, write: str
+    ) -> int | None:
+        """Write a document, if it still has this version; its new one, or None where it has another."""
+        keys = [self._keys.document(kind, document_id), self._keys.documents(kind)]
+        reply = await self._run("document", keys, [document_id, version, text, ttl, write])
+        return int(reply[1]) if _text(reply[0]) == "ok" else None
 
     def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:
         return [self._keys.run_id(_text(key)) for key in run_keys]

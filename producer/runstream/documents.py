@@ -1,0 +1,145 @@
+"""JSON documents beside the runs: what a service in front of runstream keeps of its threads and assistants.
+
+A document has a kind, an id, a version that counts its writes, and a time to live that each write renews. Whoever
+writes says which version it has read, so that no change of another writer is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from runstream.keys import Keys
+from runstream.records import Call
+from runstream.scripts import Scripts
+
+_PAGE = 100
+
+
+class Document(NamedTuple):
+    """A document as it was read: `version` is 1 after its first write."""
+
+    id: str
+    version: int
+    data: dict[str, Any]
+
+
+class Documents:
+    """The documents of one kind.
+
+    Args:
+        redis: a client with `decode_responses=False`.
+        keys: the cell's keys.
+        scripts: the cell's scripts.
+        call: makes a call to Redis, with such patience as its owner has.
+        kind: what the documents are, a word.
+        ttl: how long a document is kept after it was last written or touched, in seconds.
+    """
+
+    def __init__(self, redis: Any, keys: Keys, scripts: Scripts, call: Call, kind: str, *, ttl: float) -> None:
+        # Any: the types of redis-py 5 say that its asynchronous commands may be synchronous.
+        self._redis = redis
+        self._keys = keys
+        self._scripts = scripts
+        self._call = call
+        self._kind = kind
+        self._ttl = round(ttl * 1000)
+
+    async def create(self, document_id: str, data: dict[str, Any]) -> Document | None:
+        """Write a new document; None if there is one of this id, which is left as it is."""
+        return await self._put(Document(document_id, 0, data))
+
+    async def get(self, document_id: str) -> Document | None:
+        """A document; None where there is none."""
+        return (await self.get_many([document_id]))[0]
+
+    async def get_many(self, document_ids: Sequence[str]) -> list[Document | None]:
+        """Documents in the order of their ids, None for those that are not there; one round trip."""
+        if not document_ids:
+            return []
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            for document_id in document_ids:
+                pipe.hmget(self._keys.document(self._kind, document_id), "version", "json")
+            replies: list[Any] = await pipe.execute()
+            return replies
+
+        replies = await self._call(read)
+        return [
+            None if text is None else Document(document_id, int(version), from_json(text))
+            for document_id, (version, text) in zip(document_ids, replies, strict=True)
+        ]
+
+    async def update(
+        self, document_id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> Document | None:
+        """Change a document; None where there is none.
+
+        Args:
+            document_id: which.
+            change: makes the new data of the present ones, which it leaves as they are; None for no change. It is
+                called again where another has changed the document meanwhile. It may raise.
+        """
+        while (known := await self.get(document_id)) is not None:
+            changed = change(known.data)
+            if changed is None:
+                return known
+            written = await self._put(known._replace(data=changed))
+            if written is not None:
+                return written
+        return None
+
+    async def touch(self, document_id: str) -> None:
+        """Renew a document's time to live."""
+
+        async def renew() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            for key in (self._keys.document(self._kind, document_id), self._keys.documents(self._kind)):
+                pipe.pexpire(key, self._ttl)
+            await pipe.execute()
+
+        await self._call(renew)
+
+    async def delete(self, document_id: str) -> bool:
+        """Remove a document; tell whether it was there."""
+
+        async def remove() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.delete(self._keys.document(self._kind, document_id))
+            pipe.zrem(self._keys.documents(self._kind), document_id)
+            replies: list[Any] = await pipe.execute()
+            return replies
+
+        return bool((await self._call(remove))[0])
+
+    async def newest_first(self) -> AsyncIterator[Document]:
+        """All documents, by the time of their first write; drops those from the index that have expired."""
+        index, start = self._keys.documents(self._kind), 0
+        while ids := await self._call(self._reading(index, start)):
+            names = [document_id.decode() for document_id in ids]
+            found = await self.get_many(names)
+            expired = [name for name, document in zip(names, found, strict=True) if document is None]
+            if expired:
+                await self._call(self._dropping(index, expired))
+            for document in found:
+                if document is not None:
+                    yield document
+            start += _PAGE - len(expired)
+
+    def _reading(self, index: str, start: int) -> Callable[[], Awaitable[Any]]:
+        return lambda: self._redis.zrevrange(index, start, start + _PAGE - 1)
+
+    def _dropping(self, index: str, expired: Sequence[str]) -> Callable[[], Awaitable[Any]]:
+        return lambda: self._redis.zrem(index, *expired)
+
+    async def _put(self, document: Document) -> Document | None:
+        text, write = json.dumps(document.data, separators=(",", ":")), secrets.token_hex(8)
+        version = await self._call(
+            lambda: self._scripts.put_document(self._kind, document.id, document.version, text, self._ttl, write)
+        )
+        return None if version is None else document._replace(version=version)

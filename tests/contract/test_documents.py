@@ -1,0 +1,67 @@
+"""Documents: each write is of the version that its writer has read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.support.waiting import until
+
+from runstream import Client, Documents, InvalidRequest
+
+
+async def test_a_document_is_written_once_and_changed_by_version(client: Client) -> None:
+    notes = client.documents("note", ttl=60)
+    created = await notes.create("a", {"text": "one"})
+    assert created is not None
+    assert (created.version, created.data) == (1, {"text": "one"})
+    assert await notes.create("a", {"text": "two"}) is None
+    changed = await notes.update("a", lambda data: {**data, "more": [1, {}, []]})
+    assert changed is not None
+    assert changed.version == 2
+    assert await notes.get("a") == changed
+    assert await notes.get_many(["b", "a"]) == [None, changed]
+
+
+async def test_no_change_of_another_writer_is_lost(client: Client) -> None:
+    notes = client.documents("note", ttl=60)
+    await notes.create("n", {"n": 0})
+
+    def add(data: dict[str, Any]) -> dict[str, Any]:
+        return {"n": data["n"] + 1}
+
+    await asyncio.gather(*(notes.update("n", add) for _ in range(20)))
+    found = await notes.get("n")
+    assert found is not None
+    assert found.data == {"n": 20}
+
+
+async def test_the_newest_come_first_and_what_was_deleted_not_at_all(client: Client) -> None:
+    notes = client.documents("note", ttl=60)
+    for at in range(250):
+        await notes.create(f"n{at}", {"at": at})
+    assert await notes.delete("n100")
+    assert not await notes.delete("n100")
+    assert [note.data["at"] async for note in notes.newest_first()] == [at for at in reversed(range(250)) if at != 100]
+    assert await notes.update("n100", lambda data: data) is None
+
+
+async def test_expired_ones_leave_the_index(client: Client) -> None:
+    short, long = client.documents("note", ttl=0.05), client.documents("note", ttl=60)
+    await long.create("stays", {})
+    await short.create("goes", {})
+    await long.touch("stays")
+    await until(lambda: _is_gone(short, "goes"), "the document has expired")
+    assert [note.id async for note in long.newest_first()] == ["stays"]
+
+
+async def test_kinds_are_words_and_do_not_mix(client: Client) -> None:
+    await client.documents("note", ttl=60).create("a", {})
+    assert await client.documents("memo", ttl=60).get("a") is None
+    with pytest.raises(InvalidRequest, match="kind"):
+        client.documents("a:b", ttl=60)
+
+
+async def _is_gone(documents: Documents, document_id: str) -> bool:
+    return await documents.get(document_id) is None
