@@ -140,6 +140,8 @@ class Documents:
     async def _put(self, document: Document) -> Document | None:
         text, write = json.dumps(document.data, separators=(",", ":")), secrets.token_hex(8)
         version = await self._call(
-            lambda: self._scripts.put_document(self._kind, document.id, document.version, text, self._ttl, write)
+            lambda: self._scripts.put_document(
+                self._kind, document.id, document.version, text, ttl=self._ttl, write=write
+            )
         )
         return None if version is None else document._replace(version=version)

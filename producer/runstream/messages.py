@@ -139,6 +139,11 @@ class Messages:
         told = (message.tell(ended=self._ended) for message in self._in_order)
         return [message for message in told if message is not None]
 
+    def message(self, message_id: str) -> dict[str, Any] | None:
+        """One message as it stands; None where there is none, or it was removed."""
+        message = self._by_id.get(message_id)
+        return None if message is None else message.tell(ended=self._ended)
+
     def metadata_of(self, message_id: str) -> dict[str, Any] | None:
         """What LangGraph says of a message."""
         message = self._by_id.get(message_id)

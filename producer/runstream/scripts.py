@@ -392,7 +392,7 @@ class Scripts:
         return ReapReply(self._run_ids(queued), self._run_ids(ended), reasons)
 
     async def put_document(
-        self, kind: str, document_id: str, version: int, text: str, ttl: int, write: str
+        self, kind: str, document_id: str, version: int, text: str, *, ttl: int, write: str
     ) -> int | None:
         """Write a document, if it still has this version; its new one, or None where it has another."""
         keys = [self._keys.document(kind, document_id), self._keys.documents(kind)]

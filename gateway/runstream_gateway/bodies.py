@@ -1,0 +1,164 @@
+"""The bodies of requests, as LangGraph's clients send them: fields that are not known are left alone, null is nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from runstream_gateway.marks import ApiMode
+
+SortOrder = Literal["asc", "desc"]
+Strategy = Literal["enqueue", "reject", "interrupt", "rollback"]
+
+
+class Body(BaseModel):
+    """A body. Python's client leaves out what is not given, JavaScript's may send null."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Checkpoint(Body):
+    """A place in a thread's history."""
+
+    thread_id: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_map: dict[str, Any] | None = None
+
+
+class RunCommand(Body):
+    """What a run does in place of taking an input: LangGraph's `Command`."""
+
+    resume: Any = None
+    update: dict[str, Any] | list[list[Any]] | None = None
+    goto: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
+
+
+class StatelessRunCreate(Body):
+    """A run that is given no thread."""
+
+    assistant_id: str = Field(description="A graph's name or an assistant's UUID.", min_length=1)
+    input: Any = None
+    command: RunCommand | None = None
+    config: dict[str, Any] | None = None
+    context: Any = None
+    metadata: dict[str, Any] | None = None
+    stream_mode: list[ApiMode] = Field(default_factory=lambda: ["values"])
+    stream_subgraphs: bool | None = None
+    stream_resumable: bool | None = Field(None, description="Every run is, so this changes nothing.")
+    interrupt_before: Literal["*"] | list[str] | None = None
+    interrupt_after: Literal["*"] | list[str] | None = None
+    feedback_keys: list[str] | None = None
+    webhook: str | None = None
+    on_disconnect: Literal["cancel", "continue"] | None = None
+    on_completion: Literal["delete", "keep"] | None = None
+    after_seconds: float | None = Field(None, ge=0, lt=1e9)
+    durability: Literal["sync", "async", "exit"] | None = None
+    checkpoint_during: bool | None = Field(None, description="Older name: true is durability async, false is exit.")
+
+    @field_validator("stream_mode", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if value is None:
+            return ["values"]
+        return [value] if isinstance(value, str) else value
+
+
+class RunCreate(StatelessRunCreate):
+    """A run on a thread."""
+
+    checkpoint: Checkpoint | None = None
+    checkpoint_id: str | None = None
+    multitask_strategy: Strategy | None = None
+    if_not_exists: Literal["create", "reject"] | None = None
+
+
+class ThreadCreate(Body):
+    """A new thread."""
+
+    thread_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    if_exists: Literal["raise", "do_nothing"] | None = None
+    supersteps: list[dict[str, Any]] | None = None
+    ttl: Any = None
+
+
+class ThreadPatch(Body):
+    """What is merged into a thread's metadata, key by key."""
+
+    metadata: dict[str, Any] | None = None
+    ttl: Any = None
+
+
+class ThreadSearch(Body):
+    """Which threads are looked for."""
+
+    metadata: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
+    ids: list[str] | None = None
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+    limit: int = Field(10, ge=1, le=1000)
+    offset: int = Field(0, ge=0)
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
+    sort_order: SortOrder | None = None
+    select: list[str] | None = None
+    extract: dict[str, str] | None = None
+
+    @field_validator("limit", "offset", mode="before")
+    @classmethod
+    def _defaults(cls, value: object, info: Any) -> object:
+        return {"limit": 10, "offset": 0}[info.field_name] if value is None else value
+
+
+class ThreadCount(Body):
+    """Which threads are counted."""
+
+    metadata: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+
+
+class ThreadPrune(Body):
+    """Threads to be removed, or of which the last state is to be kept only."""
+
+    thread_ids: list[str]
+    strategy: Literal["delete", "keep_latest"] = "delete"
+
+
+class StateAt(Body):
+    """Which state is wanted."""
+
+    checkpoint: Checkpoint
+    subgraphs: bool | None = None
+
+
+class StateUpdate(Body):
+    """An update of a thread's state."""
+
+    values: dict[str, Any] | list[dict[str, Any]] | None = None
+    as_node: str | None = None
+    checkpoint: Checkpoint | None = None
+    checkpoint_id: str | None = None
+
+
+class HistorySearch(Body):
+    """Which of a thread's states are wanted. `before` is a checkpoint, its id, or a config that names one."""
+
+    limit: int = Field(10, ge=1, le=1000)
+    before: str | dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _default(cls, value: object) -> object:
+        return 10 if value is None else value
+
+
+class CancelMany(Body):
+    """Which runs are to be cancelled: all of a status, or these of a thread."""
+
+    status: Literal["pending", "running", "all"] | None = None
+    thread_id: str | None = None
+    run_ids: list[str] | None = None

@@ -1,0 +1,41 @@
+"""Frames: what a reader of a run is sent, whatever carries it (SSE, WebSocket)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runstream_gateway.jsonbytes import dumps
+
+HEARTBEAT = b": heartbeat\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message to a reader.
+
+    Attributes:
+        event: LangGraph's name of it: a stream mode, with the subgraph's namespace behind bars, or `metadata`, `error`, `end`.
+        data: JSON, on one line.
+        id: where a reader that has seen it goes on; None of one that is followed by others of the same event.
+    """
+
+    event: str
+    data: bytes
+    id: str | None = None
+
+    @property
+    def sse(self) -> bytes:
+        """The frame as a server-sent event. LangGraph's JavaScript client needs its data on one line."""
+        tail = b"\r\n" if self.id is None else b"id: %b\r\n\r\n" % self.id.encode()
+        return b"event: %b\r\ndata: %b\r\n%b" % (self.event.encode(), self.data, tail)
+
+    @property
+    def text(self) -> str:
+        """The frame as a WebSocket message: an object with `event`, `data` and, where it has one, `id`."""
+        head = dumps({"event": self.event, **({} if self.id is None else {"id": self.id})}).decode()
+        return f'{head[:-1]},"data":{self.data.decode()}}}'
+
+
+def frame(event: str, data: object, event_id: str | None = None) -> Frame:
+    """A frame of JSON data."""
+    return Frame(event, dumps(data), event_id)

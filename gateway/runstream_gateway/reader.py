@@ -1,0 +1,131 @@
+"""One reader of one run: where it begins, and the frames that it is sent until the run's end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from runstream import Client, Event, EventId, InvalidRequest, Status, Voids
+from runstream_gateway.errors import ApiError
+from runstream_gateway.frames import Frame, frame
+from runstream_gateway.translate import Translator
+
+_FROM_THE_START = frozenset(("-1", "-", "0", "0-0"))
+
+RestoreValues = Callable[[str], Awaitable[Any]]
+"""Gives the values of a run's thread at a checkpoint; None where it is not there any more."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a reader begins: behind an event, at the start, or with what comes from now on."""
+
+    after: str | None = None
+    live: bool = False
+
+    @classmethod
+    def of(cls, last_event_id: str | None) -> Beginning:
+        """What a `Last-Event-ID` stands for; without one, from now on, as on LangGraph's own server.
+
+        Raises:
+            ApiError: 422, it is no event id.
+        """
+        if not last_event_id:
+            return cls(live=True)
+        if last_event_id in _FROM_THE_START:
+            return cls()
+        try:
+            return cls(after=str(EventId.parse(last_event_id, "Last-Event-ID")))
+        except InvalidRequest as error:
+            raise ApiError(422, str(error)) from None
+
+
+class Reader:
+    """Reads a run's events as frames; an async context manager.
+
+    Args:
+        client: reads them.
+        run_id: the run.
+        beginning: where to begin.
+        translator: makes the frames, for this reader alone.
+        restore: gives the state that a later attempt goes on from.
+        on_disconnect: what becomes of the run if the reader leaves before its end.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        beginning: Beginning,
+        translator: Translator,
+        *,
+        restore: RestoreValues,
+        on_disconnect: Literal["continue", "stop"] = "continue",
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._translator = translator
+        self._restore = restore
+        # Who is told sums has to read all; what it has seen already is not sent again.
+        self._skip_live = translator.needs_all and beginning.live
+        after = beginning.after if translator.needs_all else None
+        self._seen = None if after is None else EventId.parse(after)
+        begins_anew = translator.needs_all
+        self._events = client.tail(
+            run_id,
+            after=None if begins_anew else beginning.after,
+            live=beginning.live and not begins_anew,
+            on_disconnect=on_disconnect,
+        )
+
+    async def __aenter__(self) -> Self:
+        if self._skip_live:
+            last = (await self._client.get(self._run_id)).last_event_id
+            self._seen = None if last is None else EventId.parse(last)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._events.aclose()
+
+    async def batch(self) -> list[Frame] | None:
+        """The frames of what has come by now, at least one; None after the last.
+
+        Raises:
+            RunNotFound: the run has gone.
+            redis.exceptions.RedisError: Redis was away for too long.
+        """
+        while events := await self._events.batch():
+            frames: list[Frame] = []
+            for event in events:
+                frames += await self._frames(event)
+            if frames:
+                return frames
+        return None
+
+    async def _frames(self, event: Event) -> Sequence[Frame]:
+        frames = self._translator.frames(event)
+        if self._seen is not None and EventId.of(event.id) <= self._seen:
+            return ()
+        if event.mode == "attempt" and self._translator.wants_values and Voids.of(event) is not None:
+            return [*await self._restored(event), *frames]
+        if event.mode == "end" and event.data.get("status") == Status.INTERRUPTED:
+            return [*await self._interrupts(), *frames]
+        return frames
+
+    async def _restored(self, event: Event) -> Sequence[Frame]:
+        """The state that a later attempt goes on from: what a reader shows beyond it is void."""
+        checkpoint = event.data.get("checkpoint")
+        values = None if checkpoint is None else await self._restore(checkpoint)
+        return () if values is None else (frame("values", values),)
+
+    async def _interrupts(self) -> Sequence[Frame]:
+        """What an interrupted run waits for, where the modes asked for do not tell."""
+        if self._translator.tells_interrupts:
+            return ()
+        result = await self._client.result(self._run_id)
+        interrupts = result.get("__interrupt__") if isinstance(result, dict) else None
+        return () if not interrupts else (frame("updates", {"__interrupt__": interrupts}),)

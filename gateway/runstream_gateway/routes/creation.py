@@ -1,0 +1,128 @@
+"""What all ways of creating a run share: who asks, for which assistant, on which thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from runstream import Document, Run
+from runstream_gateway.access import Allowed
+from runstream_gateway.bodies import RunCreate, StatelessRunCreate
+from runstream_gateway.errors import ApiError
+from runstream_gateway.ids import check_uuid, new_id
+from runstream_gateway.routes.common import Access
+from runstream_gateway.submit import Submission, configurable_headers, submit
+
+_NOT_FOUND = "Thread or assistant not found."
+
+
+@dataclass(frozen=True)
+class Created:
+    """A run that has been enqueued.
+
+    Attributes:
+        run: it.
+        kept: whether its thread is one of the API's.
+    """
+
+    run: Run
+    kept: bool
+
+    @property
+    def path(self) -> str:
+        """Where it is found, from the base URL."""
+        return f"/threads/{self.run.thread_id}/runs/{self.run.run_id}"
+
+    def headers(self, leaf: str) -> dict[str, str]:
+        """What tells a client where to come back to: `leaf` is the last part of that path."""
+        return {"location": f"{self.path}/{leaf}", "content-location": self.path}
+
+
+async def create_on_thread(access: Access, thread_id: str, body: RunCreate, request: Request) -> Created:
+    """Enqueue a run on a thread.
+
+    Raises:
+        ApiError: 404, there is no such thread or assistant; 400, 403, 409, 422.
+    """
+    thread_id = check_uuid(thread_id, "thread_id")
+    run_id, metadata = new_id(), dict(body.metadata or {})
+    allowed = await _authorized(access, run_id, thread_id, body, metadata)
+    assistant = await access.gateway.assistants.chosen(body.assistant_id, await _assistants(access))
+    thread = await _thread(access, thread_id, body, metadata, allowed)
+    about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
+    thread = await access.gateway.threads.change(thread.id, allowed, metadata=_first(thread, about), config={})
+    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+
+
+async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:
+    """Enqueue a run that is given no thread. One that is to be kept gets one, and others a place that goes with them.
+
+    Raises:
+        ApiError: 404, there is no such assistant; 400, 403, 422.
+    """
+    if body.command is not None and body.command.resume is not None:
+        raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
+    run_id, metadata = new_id(), dict(body.metadata or {})
+    allowed = await _authorized(access, run_id, None, body, metadata)
+    assistant = await access.gateway.assistants.chosen(body.assistant_id, await _assistants(access))
+    thread = None
+    if body.on_completion == "keep":
+        about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
+        thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
+    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+
+
+async def _submit(access: Access, submission: Submission, body: StatelessRunCreate) -> Created:
+    gateway = access.gateway
+    keeps_short = submission.thread is None and not body.after_seconds
+    retention = gateway.settings.stateless_retention if keeps_short else None
+    run = await submit(gateway.client, submission, retention=retention)
+    return Created(run, submission.thread is not None)
+
+
+async def _authorized(
+    access: Access, run_id: str, thread_id: str | None, body: StatelessRunCreate, metadata: dict[str, Any]
+) -> Allowed:
+    return await access.to(
+        "threads",
+        "create_run",
+        {
+            "run_id": run_id,
+            "thread_id": thread_id,
+            "assistant_id": body.assistant_id,
+            "status": "pending",
+            "metadata": metadata,
+            "multitask_strategy": body.multitask_strategy if isinstance(body, RunCreate) else None,
+            "if_not_exists": body.if_not_exists if isinstance(body, RunCreate) else None,
+            "after_seconds": body.after_seconds,
+            "kwargs": body.model_dump(include={"input", "command", "config", "context"}, exclude_none=True),
+        },
+    )
+
+
+async def _assistants(access: Access) -> Allowed:
+    return await access.to("assistants", "read", {})
+
+
+async def _thread(
+    access: Access, thread_id: str, body: RunCreate, metadata: dict[str, Any], allowed: Allowed
+) -> Document:
+    threads = access.gateway.threads
+    if body.if_not_exists == "create":
+        return await threads.create(thread_id, metadata, allowed, if_exists="do_nothing")
+    try:
+        return await threads.get(thread_id, allowed)
+    except ApiError:
+        raise ApiError(404, _NOT_FOUND) from None
+
+
+def _first(thread: Document, about: dict[str, str]) -> dict[str, str]:
+    """What the first run of a thread tells of it."""
+    known = thread.data["metadata"]
+    return {} if known.get("graph_id") == about["graph_id"] else about
+
+
+def _told(access: Access, request: Request) -> dict[str, Any]:
+    return {**configurable_headers(request.headers), **access.configurable}

@@ -1,0 +1,236 @@
+"""Runs as the API shows them, and what can be done to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from runstream import Client, Documents, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
+from runstream.model import StopAction
+from runstream.request import RunRequest
+from runstream_gateway.access import Allowed
+from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.ids import iso
+from runstream_gateway.marks import Marks, shown_metadata
+from runstream_gateway.reader import Beginning, Reader
+from runstream_gateway.states import States
+from runstream_gateway.threads import delete_run
+from runstream_gateway.translate import FrameCache, Translator, error_of
+
+RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+_STATUSES: dict[Status, RunStatus] = {
+    Status.QUEUED: "pending",
+    Status.RUNNING: "running",
+    Status.SUCCESS: "success",
+    Status.ERROR: "error",
+    Status.LOST: "error",
+    Status.TIMEOUT: "timeout",
+    Status.STOPPED: "interrupted",
+    Status.INTERRUPTED: "interrupted",
+}
+_SHOWN_KWARGS = ("input", "command", "config", "context", "interrupt_before", "interrupt_after", "durability")
+
+
+def api_status(status: Status) -> RunStatus:
+    """A run's status by the names of the API.
+
+    A run that stopped at an `interrupt()` is `interrupted` as LangGraph documents it, though its own server says `success`.
+    """
+    return _STATUSES[status]
+
+
+def run_json(info: RunInfo, request: RunRequest | None) -> dict[str, Any]:
+    """A run as the API shows it; its `kwargs` are what it was asked for with, as far as that is known."""
+    marks = Marks.of(info)
+    asked = {} if request is None else request.model_dump(mode="json", include=set(_SHOWN_KWARGS))
+    kwargs = {**asked, "stream_mode": list(marks.stream_mode), "subgraphs": bool(request and request.subgraphs)}
+    return {
+        "run_id": info.run_id,
+        "thread_id": info.thread_id,
+        "assistant_id": marks.assistant_id,
+        "metadata": shown_metadata(info.metadata),
+        "status": api_status(info.status),
+        "kwargs": kwargs,
+        "multitask_strategy": marks.multitask_strategy,
+        "created_at": iso(info.created_at),
+        "updated_at": iso(info.ended_at or info.started_at or info.created_at),
+    }
+
+
+class Runs:
+    """The runs of the API.
+
+    Args:
+        client: knows them.
+        threads: the documents of threads.
+        states: knows what they have saved.
+        show_errors: tell the messages of all exceptions.
+    """
+
+    def __init__(self, client: Client, threads: Documents, states: States, *, show_errors: bool) -> None:
+        self._client = client
+        self._threads = threads
+        self._states = states
+        self._show_errors = show_errors
+        self._cache = FrameCache()
+        self._forgetting: dict[str, asyncio.Task[None]] = {}
+
+    async def aclose(self) -> None:
+        """Give up what is still being waited for."""
+        tasks = list(self._forgetting.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def find(self, run_id: str, allowed: Allowed, *, thread_id: str | None = None) -> RunInfo:
+        """A run's record.
+
+        Args:
+            run_id: the run.
+            allowed: what the caller may see: by the thread's metadata, or by the run's own where it has no thread.
+            thread_id: the thread that it has to be on.
+
+        Raises:
+            ApiError: 404, there is no such run, or it is not the caller's.
+        """
+        try:
+            info = await self._client.get(run_id)
+        except RunNotFound:
+            raise not_found("run", run_id) from None
+        if thread_id is not None and info.thread_id != thread_id:
+            raise not_found("run", run_id)
+        # Who may see what has no metadata at all may see everything; the thread need not be asked.
+        if not allowed.matches({}):
+            thread = await self._threads.get(info.thread_id)
+            if not allowed.matches(shown_metadata(info.metadata) if thread is None else thread.data["metadata"]):
+                raise not_found("run", run_id)
+        return info
+
+    async def view(self, info: RunInfo) -> dict[str, Any]:
+        """A run as the API shows it."""
+        return (await self.views([info]))[0]
+
+    async def views(self, infos: Sequence[RunInfo]) -> list[dict[str, Any]]:
+        """Runs as the API shows them."""
+
+        async def request_of(info: RunInfo) -> RunRequest | None:
+            with suppress(RunNotFound):
+                return await self._client.request(info.run_id)
+            return None
+
+        requests = await asyncio.gather(*(request_of(info) for info in infos))
+        return [run_json(info, request) for info, request in zip(infos, requests, strict=True)]
+
+    async def of_thread(self, thread_id: str, status: str | None = None) -> list[RunInfo]:
+        """The runs of a thread, the newest first."""
+        return [
+            info
+            async for info in self._client.thread_runs(thread_id)
+            if status is None or api_status(info.status) == status
+        ]
+
+    def reader(
+        self,
+        info: RunInfo,
+        beginning: Beginning,
+        *,
+        modes: Sequence[str] | None = None,
+        stop_when_left: bool = False,
+    ) -> Reader:
+        """One reader of a run.
+
+        Args:
+            info: the run.
+            beginning: where it begins.
+            modes: only these of the run's; all that were asked for when left out.
+            stop_when_left: stop the run if the reader leaves before its end.
+        """
+        asked = Marks.of(info).stream_mode
+        if modes is not None:
+            wanted = {_family(mode) for mode in modes}
+            asked = tuple(mode for mode in asked if _family(mode) in wanted)
+        graph = info.graph
+
+        async def restore(checkpoint_id: str) -> Any:
+            return await self._states.values(graph, info.thread_id, checkpoint_id)
+
+        return Reader(
+            self._client,
+            info.run_id,
+            beginning,
+            Translator(info.run_id, asked, self._cache, show_errors=self._show_errors),
+            restore=restore,
+            on_disconnect="stop" if stop_when_left else "continue",
+        )
+
+    async def outcome(self, run_id: str) -> Any:
+        """Wait for a run's end; what `wait` and `join` answer: the final values, or `__error__`."""
+        try:
+            return await self._client.result(run_id) or {}
+        except RunStopped as stopped:
+            return await self._saved(stopped.info)
+        except RunFailedError as failed:
+            error = failed.info.error
+            return {
+                "__error__": error_of(
+                    failed.info.status, error.model_dump() if error else None, show=self._show_errors
+                )
+            }
+        except RunNotFound:
+            return {}
+
+    async def _saved(self, info: RunInfo) -> Any:
+        """What a run that was stopped has left of its thread."""
+        return (await self._states.get(info.graph, info.thread_id))["values"]
+
+    async def cancel(self, info: RunInfo, action: StopAction, *, reason: str = "") -> None:
+        """Ask that a run end; one that has ended is left as it is. After a rollback nothing is left of it.
+
+        Raises:
+            ApiError: 404, it has gone.
+        """
+        try:
+            await self._client.stop(info.run_id, reason=reason or "cancelled", action=action)
+        except RunNotFound:
+            raise not_found("run", info.run_id) from None
+        if action == "rollback" and not info.status.ended:
+            self._forget_later(info.run_id)
+
+    async def delete(self, info: RunInfo) -> None:
+        """Forget a run; one that goes on is stopped first."""
+        await delete_run(self._client, info.run_id, reason="it was deleted")
+
+    def _forget_later(self, run_id: str) -> None:
+        task = self._forgetting[run_id] = asyncio.create_task(self._forget(run_id), name="gateway-forget")
+        task.add_done_callback(lambda _: self._forgetting.pop(run_id, None))
+
+    async def _forget(self, run_id: str) -> None:
+        with suppress(RunNotFound):
+            with suppress(RunFailedError):
+                await self._client.wait(run_id)
+            await self._client.delete(run_id)
+
+    async def settled(self, run_id: str) -> None:
+        """Wait until what was begun with a run is done: its end, and, after a rollback, its going."""
+        if (forgetting := self._forgetting.get(run_id)) is not None:
+            await asyncio.wait([forgetting])
+        with suppress(RunNotFound, RunFailedError):
+            await self._client.wait(run_id)
+
+
+def _family(mode: str) -> str:
+    base = mode.partition("|")[0].partition("/")[0]
+    return "messages" if base == "messages-tuple" else base
+
+
+def check_one_of_two(body_status: str | None, thread_id: str | None, run_ids: Sequence[str] | None) -> None:
+    """Check that a request to cancel many says which: all of a status, or some of a thread.
+
+    Raises:
+        ApiError: 422, it says neither or both.
+    """
+    by_id = thread_id is not None or run_ids is not None
+    if (body_status is None) is not by_id or (by_id and (thread_id is None or not run_ids)):
+        raise ApiError(422, "give status, or thread_id with run_ids: one of the two, and not both")

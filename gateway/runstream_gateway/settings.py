@@ -1,0 +1,64 @@
+"""Settings: values with defaults. Nothing here reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runstream.settings import DEFAULT_REDIS_URL, check_number
+
+DEFAULT_THREAD_TTL = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Cors:
+    """Which pages of other origins may call; by default all may, as on LangGraph's own server."""
+
+    allow_origins: tuple[str, ...] = ("*",)
+    allow_methods: tuple[str, ...] = ("*",)
+    allow_headers: tuple[str, ...] = ("*",)
+    allow_credentials: bool = False
+    allow_origin_regex: str | None = None
+    expose_headers: tuple[str, ...] = ()
+    max_age: int = 600
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """How a gateway behaves. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        redis_url: of the Redis that the runs are in.
+        namespace: of the runs.
+        checkpointer_url: as the workers have it; None for `redis`, and graphs' own where they have one.
+        heartbeat: how often a stream in which nothing happens sends a comment; 10 at most.
+        thread_ttl: how long a thread is kept after it was last used.
+        stateless_retention: how long the stream of a stateless run can be read after its end.
+        max_body_bytes: a request with a larger body is refused.
+        body_timeout: how long a request's body may take to arrive.
+        show_errors: tell the messages of all exceptions, also of those that may hold what is nobody's business.
+        mount_prefix: the path under which everything is, such as `/api`.
+        cors: who may call from a browser.
+    """
+
+    redis_url: str = DEFAULT_REDIS_URL
+    namespace: str = "runstream"
+    checkpointer_url: str | None = None
+    heartbeat: float = 5.0
+    thread_ttl: float = DEFAULT_THREAD_TTL
+    stateless_retention: float = 120.0
+    max_body_bytes: int = 10 * 1024 * 1024
+    body_timeout: float = 30.0
+    show_errors: bool = False
+    mount_prefix: str = ""
+    cors: Cors = field(default_factory=Cors)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InvalidRequest: a value is out of its range.
+        """
+        check_number("heartbeat", self.heartbeat, least=0.01, most=10)
+        for name in ("thread_ttl", "stateless_retention", "body_timeout"):
+            check_number(name, getattr(self, name), least=0.001)
+        check_number("max_body_bytes", self.max_body_bytes, least=1, whole=True)

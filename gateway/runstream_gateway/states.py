@@ -1,0 +1,193 @@
+"""A thread's state: what its graph has saved, read and written through the graph itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import InvalidUpdateError
+from langgraph.pregel import Pregel
+from langgraph.types import Interrupt, PregelTask, StateSnapshot
+from pydantic_core import from_json
+
+from runstream_gateway.errors import ApiError
+from runstream_worker.encoding import encode
+from runstream_worker.graphs import GraphSource
+
+_CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
+EMPTY_STATE: Mapping[str, Any] = {
+    "values": {}, "next": [], "tasks": [], "metadata": None, "created_at": None, "checkpoint": None,
+    "parent_checkpoint": None, "interrupts": [], "checkpoint_id": None, "parent_checkpoint_id": None,
+}  # fmt: skip
+
+
+class States:
+    """Reads and writes the states of threads.
+
+    Args:
+        graphs: by name.
+        saver: the checkpointer; None where graphs have their own or none.
+        keep_own: whether it leaves graphs theirs that have one.
+    """
+
+    def __init__(
+        self, graphs: Mapping[str, GraphSource], saver: BaseCheckpointSaver[Any] | None, *, keep_own: bool
+    ) -> None:
+        self._graphs = graphs
+        self.saver = saver
+        self._keep_own = keep_own
+
+    @asynccontextmanager
+    async def graph(self, name: str, config: Mapping[str, Any]) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
+        """A graph with its checkpointer.
+
+        Raises:
+            ApiError: 404, this gateway has no such graph.
+        """
+        source = self._graphs.get(name)
+        if source is None:
+            raise ApiError(404, f"graph {name!r} is not loaded by this gateway; it has {', '.join(self._graphs)}")
+        async with source.open(cast("RunnableConfig", config), self.saver, keep_own=self._keep_own) as graph:
+            yield graph
+
+    async def get(
+        self, graph_name: str | None, thread_id: str, checkpoint: Mapping[str, Any] | None = None, *, subgraphs: bool = False
+    ) -> dict[str, Any]:
+        """A thread's state, its last one unless a checkpoint is given, as LangGraph's API shows it.
+
+        Raises:
+            ApiError: 404, there is no such checkpoint.
+        """
+        if graph_name is None:
+            return dict(EMPTY_STATE)
+        config = config_of(thread_id, checkpoint)
+        async with self.graph(graph_name, config) as graph:
+            if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                return dict(EMPTY_STATE)
+            snapshot = await graph.aget_state(cast("RunnableConfig", config), subgraphs=subgraphs)
+        if snapshot.created_at is None:
+            if (checkpoint or {}).get("checkpoint_id"):
+                raise ApiError(404, f"checkpoint {checkpoint['checkpoint_id']!r} not found")  # type: ignore[index]
+            return dict(EMPTY_STATE)
+        return state_json(snapshot)
+
+    async def values(self, graph_name: str | None, thread_id: str, checkpoint_id: str) -> Any:
+        """The values of a thread at a checkpoint; None where it is not there."""
+        try:
+            state = await self.get(graph_name, thread_id, {"checkpoint_id": checkpoint_id})
+        except ApiError:
+            return None
+        return state["values"]
+
+    async def history(
+        self,
+        graph_name: str | None,
+        thread_id: str,
+        *,
+        limit: int,
+        before: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """A thread's states, the newest first."""
+        if graph_name is None:
+            return []
+        config = config_of(thread_id, checkpoint)
+        earlier = None if before is None else config_of(thread_id, before)
+        async with self.graph(graph_name, config) as graph:
+            if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                return []
+            found = graph.aget_state_history(
+                cast("RunnableConfig", config),
+                filter=dict(metadata) if metadata else None,
+                before=cast("RunnableConfig", earlier) if earlier else None,
+                limit=limit,
+            )
+            return [state_json(snapshot) async for snapshot in found]
+
+    async def update(
+        self,
+        graph_name: str,
+        thread_id: str,
+        values: Any,
+        *,
+        as_node: str | None,
+        checkpoint: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write a state, as if a node had returned these values; gives the new checkpoint's place.
+
+        Raises:
+            ApiError: 400, the graph keeps no checkpoints; 422, the values or the node are not the graph's.
+        """
+        config = {**config_of(thread_id, checkpoint), "metadata": dict(metadata or {})}
+        async with self.graph(graph_name, config) as graph:
+            if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                raise ApiError(400, f"graph {graph_name!r} keeps no checkpoints")
+            try:
+                written = await self._written(graph, config, values, as_node)
+            except InvalidUpdateError as error:
+                raise ApiError(422, f"values: {error}") from None
+        return checkpoint_json(written) or {}
+
+    async def _written(
+        self, graph: Pregel[Any, Any, Any, Any], config: dict[str, Any], values: Any, as_node: str | None
+    ) -> RunnableConfig:
+        written = cast("RunnableConfig", config)
+        for update in values if isinstance(values, list) else [values]:
+            written = await graph.aupdate_state(written, update, as_node=as_node)
+        return written
+
+
+def config_of(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config of a thread, at a checkpoint if one is given."""
+    given = {key: value for key, value in (checkpoint or {}).items() if key in _CHECKPOINT_KEYS and value is not None}
+    return {"configurable": {"checkpoint_ns": "", **given, "thread_id": thread_id}}
+
+
+def checkpoint_json(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The checkpoint that a config names."""
+    if not config:
+        return None
+    configurable = config.get("configurable", {})
+    return {key: configurable[key] for key in _CHECKPOINT_KEYS if configurable.get(key) is not None}
+
+
+def state_json(snapshot: StateSnapshot) -> dict[str, Any]:
+    """A state as LangGraph's API shows it."""
+    checkpoint, parent = checkpoint_json(snapshot.config), checkpoint_json(snapshot.parent_config)
+    state = {
+        "values": snapshot.values,
+        "next": snapshot.next,
+        "tasks": [_task(task) for task in snapshot.tasks],
+        "metadata": snapshot.metadata,
+        "created_at": snapshot.created_at,
+        "checkpoint": checkpoint,
+        "parent_checkpoint": parent,
+        "interrupts": _interrupts(snapshot.interrupts),
+        "checkpoint_id": (checkpoint or {}).get("checkpoint_id"),
+        "parent_checkpoint_id": (parent or {}).get("checkpoint_id"),
+    }
+    shown: dict[str, Any] = from_json(encode(state, "state"))
+    return shown
+
+
+def _task(task: PregelTask) -> dict[str, Any]:
+    state = task.state
+    return {
+        "id": task.id,
+        "name": task.name,
+        "path": task.path,
+        "error": None if task.error is None else repr(task.error),
+        "interrupts": _interrupts(task.interrupts),
+        "checkpoint": checkpoint_json(state) if isinstance(state, dict) else None,
+        "state": state_json(state) if isinstance(state, StateSnapshot) else None,
+        "result": task.result,
+    }
+
+
+def _interrupts(interrupts: Sequence[Interrupt]) -> list[dict[str, Any]]:
+    return [{"value": interrupt.value, "id": interrupt.id} for interrupt in interrupts]

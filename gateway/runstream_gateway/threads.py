@@ -1,0 +1,238 @@
+"""Threads: their documents, and what their runs and their state make of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contextlib import suppress
+
+from runstream import Client, Document, Documents, RunFailedError, RunInfo, RunNotFound, Status
+from runstream_gateway.access import Allowed, contains
+from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.ids import iso, new_id, now
+from runstream_gateway.states import EMPTY_STATE, States
+from runstream_gateway.translate import error_of
+
+ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+_FAILED = (Status.ERROR, Status.TIMEOUT, Status.LOST)
+_AT_ONCE = 50
+SORT_KEYS = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
+
+
+@dataclass(frozen=True)
+class ThreadQuery:
+    """Which threads are looked for; what is left empty does not matter."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    ids: Sequence[str] | None = None
+    status: ThreadStatus | None = None
+
+
+class Threads:
+    """The threads of the API.
+
+    Args:
+        client: knows their runs.
+        documents: of the kind `thread`.
+        states: knows what they have saved.
+        show_errors: tell the messages of all exceptions.
+    """
+
+    def __init__(self, client: Client, documents: Documents, states: States, *, show_errors: bool) -> None:
+        self._client = client
+        self._documents = documents
+        self._states = states
+        self._show_errors = show_errors
+
+    async def create(
+        self,
+        thread_id: str | None,
+        metadata: Mapping[str, Any],
+        allowed: Allowed,
+        *,
+        if_exists: Literal["raise", "do_nothing"] = "raise",
+    ) -> Document:
+        """Write a new thread.
+
+        Raises:
+            ApiError: 409, there is one of this id, and that was not to be.
+        """
+        thread_id = thread_id or new_id()
+        at = now()
+        data = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
+        created = await self._documents.create(thread_id, data)
+        if created is not None:
+            return created
+        # Whose it is matters first: an id tells nobody that somebody else's thread exists.
+        known = await self.get(thread_id, allowed, missing=409)
+        if if_exists == "raise":
+            raise ApiError(409, f"thread {thread_id!r} exists already")
+        return known
+
+    async def get(self, thread_id: str, allowed: Allowed, *, missing: int = 404) -> Document:
+        """A thread's document.
+
+        Raises:
+            ApiError: 404 or what `missing` says: there is none, or it is not the caller's.
+        """
+        known = await self._documents.get(thread_id)
+        if known is None or not allowed.matches(known.data["metadata"]):
+            raise ApiError(missing, f"thread {thread_id!r} not found")
+        return known
+
+    async def change(self, thread_id: str, allowed: Allowed, **changes: Mapping[str, Any]) -> Document:
+        """Merge into a thread's `metadata` or `config`, key by key.
+
+        Raises:
+            ApiError: 404, there is none, or it is not the caller's.
+        """
+
+        def merged(data: dict[str, Any]) -> dict[str, Any]:
+            if not allowed.matches(data["metadata"]):
+                raise not_found("thread", thread_id)
+            parts = {name: {**data[name], **change} for name, change in changes.items()}
+            return {**data, **parts, "updated_at": now()}
+
+        known = await self._documents.update(thread_id, merged)
+        if known is None:
+            raise not_found("thread", thread_id)
+        return known
+
+    async def delete(self, thread_id: str, allowed: Allowed) -> None:
+        """Remove a thread with its runs and its state; runs that go on are stopped first.
+
+        Raises:
+            ApiError: 404, there is none, or it is not the caller's.
+        """
+        await self.get(thread_id, allowed)
+        await self._documents.delete(thread_id)
+        async for info in self._client.thread_runs(thread_id):
+            await delete_run(self._client, info.run_id, reason="its thread was deleted")
+        if self._states.saver is not None:
+            await self._states.saver.adelete_thread(thread_id)
+
+    async def copy(self, thread_id: str, allowed: Allowed, metadata: Mapping[str, Any]) -> Document:
+        """A new thread with the state and the metadata of another.
+
+        Raises:
+            ApiError: 404, there is none, or it is not the caller's.
+        """
+        known = await self.get(thread_id, allowed)
+        copied = await self.create(None, {**known.data["metadata"], **metadata}, allowed)
+        if self._states.saver is not None:
+            await _copy_state(self._states.saver, thread_id, copied.id)
+        return copied
+
+    async def search(self, query: ThreadQuery, allowed: Allowed) -> list[Document]:
+        """The threads that are looked for, the newest first."""
+        found = [document async for document in self._candidates(query.ids) if _fits(document, query, allowed)]
+        if query.status is None and not query.values:
+            return found
+        views = await self.views(found, values=bool(query.values))
+        return [document for document, view in zip(found, views, strict=True) if _view_fits(view, query)]
+
+    async def _candidates(self, ids: Sequence[str] | None) -> AsyncIterator[Document]:
+        if ids is None:
+            async for document in self._documents.newest_first():
+                yield document
+            return
+        for known in await self._documents.get_many(list(dict.fromkeys(ids))):
+            if known is not None:
+                yield known
+
+    async def view(self, document: Document) -> dict[str, Any]:
+        """A thread as the API shows it."""
+        return (await self.views([document]))[0]
+
+    async def views(self, documents: Sequence[Document], *, values: bool = True) -> list[dict[str, Any]]:
+        """Threads as the API shows them.
+
+        Args:
+            documents: the threads.
+            values: whether their state is wanted; without, it is read only where the status depends on it.
+        """
+        ids = [document.id for document in documents]
+        active, last = await self._client.active(ids), await self._client.last_runs(ids)
+        views: list[dict[str, Any]] = []
+        for at in range(0, len(documents), _AT_ONCE):
+            part = zip(*(each[at : at + _AT_ONCE] for each in (documents, active, last)), strict=True)
+            views += await asyncio.gather(*(self._view(*each, values=values) for each in part))
+        return views
+
+    async def _view(self, document: Document, active: int, last: RunInfo | None, *, values: bool) -> dict[str, Any]:
+        data = document.data
+        graph = data["metadata"].get("graph_id")
+        depends = not active and (last is None or last.status not in _FAILED)
+        state = await self._states.get(graph, document.id) if values or depends else EMPTY_STATE
+        failed = not active and last is not None and last.status in _FAILED
+        view = {
+            "thread_id": document.id,
+            "created_at": data["created_at"],
+            "updated_at": max(data["updated_at"], iso(last.ended_at) or "" if last is not None else ""),
+            "state_updated_at": state["created_at"] or data["updated_at"],
+            "metadata": data["metadata"],
+            "config": data["config"],
+            "status": _status(active, failed=failed, state=state),
+            "values": state["values"] if state["checkpoint"] else None,
+            "interrupts": {task["id"]: task["interrupts"] for task in state["tasks"] if task["interrupts"]},
+        }
+        if failed and last is not None:
+            view["error"] = error_of(
+                last.status, last.error.model_dump() if last.error else None, show=self._show_errors
+            )
+        return view
+
+
+def _status(active: int, *, failed: bool, state: Mapping[str, Any]) -> ThreadStatus:
+    if active:
+        return "busy"
+    if failed:
+        return "error"
+    return "interrupted" if state["next"] else "idle"
+
+
+def _fits(document: Document, query: ThreadQuery, allowed: Allowed) -> bool:
+    metadata = document.data["metadata"]
+    return allowed.matches(metadata) and contains(metadata, query.metadata)
+
+
+def _view_fits(view: Mapping[str, Any], query: ThreadQuery) -> bool:
+    if query.status is not None and view["status"] != query.status:
+        return False
+    return not query.values or contains(view["values"], query.values)
+
+
+async def delete_run(client: Client, run_id: str, *, reason: str) -> None:
+    """Stop a run if it goes on, and forget it."""
+    with suppress(RunNotFound):
+        await client.stop(run_id, reason=reason)
+        with suppress(RunFailedError):
+            await client.wait(run_id)
+        await client.delete(run_id)
+
+
+async def _copy_state(saver: Any, thread_id: str, new_thread_id: str) -> None:
+    """Copy a thread's checkpoints; checkpointers that cannot do it by themselves are read and written."""
+    try:
+        await saver.acopy_thread(thread_id, new_thread_id)
+    except NotImplementedError:
+        tuples = [found async for found in saver.alist({"configurable": {"thread_id": thread_id}})]
+        for found in reversed(tuples):
+            await _put_copy(saver, found, new_thread_id)
+
+
+async def _put_copy(saver: Any, found: Any, thread_id: str) -> None:
+    configurable = found.config["configurable"]
+    parent = (found.parent_config or {}).get("configurable", {}).get("checkpoint_id")
+    namespace = configurable.get("checkpoint_ns", "")
+    config = {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": parent}}
+    written = await saver.aput(config, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+    by_task: dict[str, list[tuple[str, Any]]] = {}
+    for task_id, channel, value in found.pending_writes or ():
+        by_task.setdefault(task_id, []).append((channel, value))
+    for task_id, writes in by_task.items():
+        await saver.aput_writes(written, writes, task_id)

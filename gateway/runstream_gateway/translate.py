@@ -1,0 +1,151 @@
+"""From a run's events to the frames of LangGraph's protocol.
+
+Most events become one frame, the same for every reader: a `FrameCache` makes it once for all of a process. The exceptions
+belong to a reader: the mode `messages` tells sums of chunks, and what an attempt voids depends on what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runstream import Event, EventId, Voids
+from runstream.messages import Messages
+from runstream_gateway.frames import Frame, frame
+from runstream_gateway.jsonbytes import dumps
+from runstream_gateway.marks import ApiMode
+
+_MOST_CACHED = 4096
+_TOLD_ERRORS = frozenset(
+    {"ValueError", "TypeError", "KeyError", "AttributeError", "RuntimeError", "RecursionError", "TimeoutError"}
+    | {"HTTPException", "GraphRecursionError", "InvalidUpdateError", "EmptyInputError", "EmptyChannelError"}
+    | {"TaskNotFound", "NodeTimeoutError", "EncodingError", "WorkerLost", "ProtocolError", "InvalidRequest"}
+    | {"NothingToGoOnFrom", "StreamTooLarge", "ResultTooLarge", "PublishRefused", "WorkerShutdown", "GraphExited"}
+)
+_UNTOLD = "An internal error occurred"
+
+
+class FrameCache:
+    """The frames of the events that the process has met last: many readers of one run are sent the same bytes.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int = _MOST_CACHED) -> None:
+        self._size = size
+        self._frames: dict[tuple[str, str], Frame] = {}
+
+    def of(self, run_id: str, event: Event) -> Frame:
+        """An event as the frame of its mode."""
+        key = (run_id, event.id)
+        known = self._frames.get(key)
+        if known is None:
+            name = event.mode if not event.ns else "|".join((event.mode, *event.ns))
+            known = self._frames[key] = Frame(name, dumps(event.data), event.id)
+            if len(self._frames) > self._size:
+                del self._frames[next(iter(self._frames))]
+        return known
+
+
+class Translator:
+    """Translates the events of one run for one reader.
+
+    Args:
+        run_id: the run.
+        modes: what the reader wants, by the names of the API.
+        cache: the process's.
+        show_errors: tell the messages of all exceptions.
+    """
+
+    def __init__(
+        self, run_id: str, modes: Sequence[ApiMode], cache: FrameCache, *, show_errors: bool = False
+    ) -> None:
+        self._run_id = run_id
+        self._cache = cache
+        self._show_errors = show_errors
+        as_tuples = "messages-tuple" in modes
+        self._plain = frozenset(modes) - {"messages", "messages-tuple"} | ({"messages"} if as_tuples else set())
+        # Where both are asked for, the tuples win, as they do on LangGraph's server.
+        self._sums = _Sums() if "messages" in modes and not as_tuples else None
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether an event can only be told by who has seen all before it."""
+        return self._sums is not None
+
+    @property
+    def wants_values(self) -> bool:
+        """Whether the reader is told the state."""
+        return "values" in self._plain
+
+    @property
+    def tells_interrupts(self) -> bool:
+        """Whether the modes asked for tell of interrupts by themselves."""
+        return not self._plain.isdisjoint(("values", "updates"))
+
+    def frames(self, event: Event) -> Sequence[Frame]:
+        """What an event is to the reader: nothing, a frame, or several of which the last one has the id."""
+        if event.mode in self._plain:
+            return (self._cache.of(self._run_id, event),)
+        match event.mode:
+            case "messages" if self._sums is not None:
+                return self._sums.frames(event)
+            case "attempt":
+                return (self._begin(event),)
+            case "end":
+                return self._end(event)
+            case "gap":
+                return (frame("gap", event.data),)
+        return ()
+
+    def _begin(self, event: Event) -> Frame:
+        """The `metadata` frame; of a later attempt it also tells what of the stream is void."""
+        data: dict[str, Any] = {"run_id": self._run_id, "attempt": EventId.of(event.id).attempt}
+        if (voids := Voids.of(event)) is not None:
+            data["voids"] = event.data.get("voids")
+            if self._sums is not None:
+                self._sums.leave_out(voids)
+        return frame("metadata", data, event.id)
+
+    def _end(self, event: Event) -> Sequence[Frame]:
+        error = error_of(event.data.get("status"), event.data.get("error"), show=self._show_errors)
+        end = frame("end", None, event.id)
+        return (end,) if error is None else (frame("error", error), end)
+
+
+class _Sums:
+    """The mode `messages`: of each message what there is of it so far."""
+
+    def __init__(self) -> None:
+        self._messages = Messages()
+        self._told: set[str] = set()
+
+    def frames(self, event: Event) -> Sequence[Frame]:
+        self._messages.add(event)
+        message, metadata = event.data
+        message_id = message.get("id")
+        told = self._messages.message(message_id) if message_id is not None else None
+        if told is None:
+            return ()
+        is_chunk = str(message.get("type", "")).endswith("Chunk")
+        whole = {**told, "type": "ai"} if told.get("type") == "AIMessageChunk" else told
+        sum_ = frame("messages/partial" if is_chunk else "messages/complete", [whole], event.id)
+        if message_id in self._told:
+            return (sum_,)
+        self._told.add(message_id)
+        return (frame("messages/metadata", {message_id: {"metadata": metadata}}), sum_)
+
+    def leave_out(self, voids: Voids) -> None:
+        self._messages.leave_out(voids)
+
+
+def error_of(status: str | None, error: dict[str, Any] | None, *, show: bool) -> dict[str, str] | None:
+    """What went wrong with a run, as the API tells it; None where nothing did."""
+    if status in ("timeout",):
+        return {"error": "TimeoutError", "message": (error or {}).get("message") or "the run took too long"}
+    if status not in ("error", "lost") or error is None:
+        return None
+    kind = str(error.get("type"))
+    told = str(error.get("message", "")) if show or kind in _TOLD_ERRORS else _UNTOLD
+    return {"error": kind, "message": told}
