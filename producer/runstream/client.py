@@ -30,7 +30,7 @@ from runstream.fold import Fold
 from runstream.keys import Keys
 from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
-from runstream.request import PreparedRun, RunOptions, check_reason, prepare
+from runstream.request import PreparedRun, RunOptions, check_reason, check_thread_id, prepare
 from runstream.requeue import prepare_again
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
@@ -480,6 +480,34 @@ class Client:
         if status is not None and status not in list(Status):
             raise InvalidRequest("status", f"{status!r} is no status; they are {', '.join(Status)}")
         return await _first(self._records.newest_first(), limit, status)
+
+    def thread_runs(self, thread_id: str) -> AsyncIterator[RunInfo]:
+        """A thread's runs, the newest first: those that have not ended, and those that are still kept.
+
+        Raises:
+            InvalidRequest: no thread can have this id.
+        """
+        return self._records.of_thread(check_thread_id(thread_id))
+
+    async def last_runs(self, thread_ids: Iterable[str]) -> list[RunInfo | None]:
+        """The newest run of each thread, in the order of the threads; None where there is none, or none any more.
+
+        Needs two round trips, however many threads there are.
+
+        Raises:
+            InvalidRequest: no thread can have one of these ids.
+        """
+        return await self._records.last_of([check_thread_id(thread_id) for thread_id in thread_ids])
+
+    async def active(self, thread_ids: Iterable[str]) -> list[int]:
+        """How many runs of each thread have not ended, those that wait included; in the order of the threads.
+
+        Needs two round trips, however many threads there are.
+
+        Raises:
+            InvalidRequest: no thread can have one of these ids.
+        """
+        return await self._records.active_of([check_thread_id(thread_id) for thread_id in thread_ids])
 
     async def dead(self, *, limit: int = 20) -> list[RunInfo]:
         """The dead letters, the last first: runs that ended as `lost`, kept for 7 days at least.
