@@ -51,6 +51,11 @@ class Records:
             raise RunNotFound(run_id)
         return _info(run_id, values)
 
+    async def get_many(self, run_ids: Sequence[str]) -> list[RunInfo | None]:
+        """The records of many runs, in their order; None in the place of one that is not there."""
+        records = await self._read(run_ids)
+        return [_info(run_id, values) if _is_there(values) else None for run_id, values in records]
+
     async def result(self, run_id: str) -> Any:
         """A run's result; None where it has none."""
         result = await self._call(lambda: self._redis.hget(self._keys.run(run_id), "result"))
@@ -167,7 +172,7 @@ class Records:
         return [_worker(worker_id, record) for worker_id, record in zip(ids, records, strict=True) if record]
 
 
-def _is_there(values: Sequence[bytes | None], thread_id: str | None) -> bool:
+def _is_there(values: Sequence[bytes | None], thread_id: str | None = None) -> bool:
     """Whether there is such a run, and on this thread, if any: an id may have been used again on another one."""
     thread = values[_THREAD]
     return values[_STATUS] is not None and (thread_id is None or (thread or b"").decode() == thread_id)

@@ -103,6 +103,15 @@ async def test_an_id_that_is_used_again_on_another_thread_is_found_there_only(an
     assert await found(any_client, "u") == [run_id]
 
 
+async def test_what_is_deleted_is_not_there(any_client: Client, cell: Cell) -> None:
+    older, run_id = await enqueue(any_client), await enqueue(any_client)
+    for one in (older, run_id):
+        await end(cell, one)
+    await any_client.delete(run_id)
+    assert await cell.thread_runs("t") == await found(any_client) == [older]
+    assert [info and info.run_id for info in await any_client.last_runs(["t"])] == [older]
+
+
 # -- how long it lives ------------------------------------------------------------------------------------------------
 
 
