@@ -17,6 +17,7 @@ from runstream.errors import (
     GraphLoadError,
     InvalidRequest,
     ProtocolError,
+    RunActive,
     RunErrored,
     RunExists,
     RunFailedError,
@@ -29,7 +30,7 @@ from runstream.errors import (
 )
 from runstream.fold import Fold
 from runstream.model import ErrorInfo, Event, EventId, Holder, RunInfo, Status, StopResult, WorkerInfo
-from runstream.request import RunOptions
+from runstream.request import RunOptions, RunRequest
 from runstream.settings import ClientSettings
 from runstream.spoken import SpokenText, Text
 from runstream.stream import EventStream
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidRequest",
     "ProtocolError",
     "Run",
+    "RunActive",
     "RunErrored",
     "RunExists",
     "RunFailedError",
@@ -64,6 +66,7 @@ __all__ = [
     "RunLost",
     "RunNotFound",
     "RunOptions",
+    "RunRequest",
     "RunSpec",
     "RunStopped",
     "RunTimedOut",

@@ -15,6 +15,7 @@ from runstream.connection import connect
 from runstream.documents import Documents
 from runstream.errors import (
     InvalidRequest,
+    RunActive,
     RunErrored,
     RunExists,
     RunFailedError,
@@ -30,8 +31,8 @@ from runstream.fold import Fold
 from runstream.keys import Keys
 from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
 from runstream.records import Records
-from runstream.request import PreparedRun, RunOptions, check_reason, prepare
-from runstream.requeue import prepare_again
+from runstream.request import PreparedRun, RunOptions, RunRequest, check_reason, check_thread_id, prepare
+from runstream.requeue import prepare_again, request_of
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
 from runstream.spoken import SpokenText, Text
@@ -299,6 +300,31 @@ class Client:
         status = {"stopped": Status.STOPPED, "stopping": Status.RUNNING}.get(reply.outcome)
         return StopResult(cast("Any", reply.outcome), status or Status(reply.detail))
 
+    async def delete(self, run_id: str) -> None:
+        """Forget a run that has ended, before its retention is over: its record, its result and its events.
+
+        Readers that are not at the end raise `RunNotFound`, as where a run has expired. What the run has saved on its
+        thread stays there. Its id and its idempotency key are free again.
+
+        Raises:
+            RunActive: it has not ended; nothing was removed.
+            RunNotFound: there is no such run, or it has expired.
+        """
+        run_id = check_run_id(run_id)
+        tries = 0
+
+        async def forget() -> str:
+            nonlocal tries
+            tries += 1
+            return await self._scripts.forget(run_id)
+
+        outcome = await self._call(forget)
+        if outcome == "active":
+            raise RunActive(run_id)
+        # Where the reply to the first try was lost, that may be what has removed it; it has gone, as was wished.
+        if outcome == "missing" and tries == 1:
+            raise RunNotFound(run_id)
+
     # -- consume ------------------------------------------------------------------------------------------------------
 
     def tail(
@@ -467,6 +493,22 @@ class Client:
         """
         return await self._records.get(check_run_id(run_id))
 
+    async def get_many(self, run_ids: Iterable[str]) -> list[RunInfo | None]:
+        """The records of many runs, in the order of their ids, in one round trip.
+
+        None stands in the place of a run that does not exist, or has expired.
+        """
+        return await self._records.get_many([check_run_id(run_id) for run_id in run_ids])
+
+    async def request(self, run_id: str) -> RunRequest:
+        """What was asked for when the run was enqueued: the graph, its input or command, and the options of `astream`.
+
+        Raises:
+            RunNotFound: there is no such run, or it has expired.
+            ProtocolError: this version cannot read it.
+        """
+        return request_of(await self._records.request(check_run_id(run_id)))
+
     async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
         """The newest runs, the newest first.
 
@@ -480,6 +522,34 @@ class Client:
         if status is not None and status not in list(Status):
             raise InvalidRequest("status", f"{status!r} is no status; they are {', '.join(Status)}")
         return await _first(self._records.newest_first(), limit, status)
+
+    def thread_runs(self, thread_id: str) -> AsyncIterator[RunInfo]:
+        """A thread's runs, the newest first: those that have not ended, and those that are still kept.
+
+        Raises:
+            InvalidRequest: no thread can have this id.
+        """
+        return self._records.of_thread(check_thread_id(thread_id))
+
+    async def last_runs(self, thread_ids: Iterable[str]) -> list[RunInfo | None]:
+        """The newest run of each thread, in the order of the threads; None where there is none, or none any more.
+
+        Needs two round trips, however many threads there are.
+
+        Raises:
+            InvalidRequest: no thread can have one of these ids.
+        """
+        return await self._records.last_of([check_thread_id(thread_id) for thread_id in thread_ids])
+
+    async def active(self, thread_ids: Iterable[str]) -> list[int]:
+        """How many runs of each thread have not ended, those that wait included; in the order of the threads.
+
+        Needs two round trips, however many threads there are.
+
+        Raises:
+            InvalidRequest: no thread can have one of these ids.
+        """
+        return await self._records.active_of([check_thread_id(thread_id) for thread_id in thread_ids])
 
     async def dead(self, *, limit: int = 20) -> list[RunInfo]:
         """The dead letters, the last first: runs that ended as `lost`, kept for 7 days at least.

@@ -5,6 +5,7 @@ RunstreamError
 ├── RunNotFound               no such run, or it has expired
 ├── RunExists                 the run id or idempotency key is taken by another request
 ├── ThreadBusy                a run is on the thread, and the new one was not to wait for it; nothing was written
+├── RunActive                 the run has not ended, and cannot be deleted before
 ├── ProtocolError             something in Redis was not written by a version this one can read
 ├── GraphLoadError            a worker's target could not be turned into a graph
 ├── EncodingError             a graph emitted something that JSON cannot carry
@@ -41,12 +42,12 @@ class InvalidRequest(RunstreamError, ValueError):
 
 
 class RunNotFound(RunstreamError, LookupError):
-    """No run of this id is known: it was never enqueued here, or its retention is over."""
+    """No run of this id is known: it was never enqueued here, its retention is over, or it was deleted."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"no run {run_id!r}: it was never enqueued in this Redis and namespace, or it has expired "
-            "(ended runs are kept for the retention that their producer chose)"
+            f"no run {run_id!r}: it was never enqueued in this Redis and namespace, it has been deleted, or it has "
+            "expired (ended runs are kept for the retention that their producer chose)"
         )
         self.run_id = run_id
 
@@ -74,6 +75,14 @@ class ThreadBusy(RunstreamError):
             "enqueue again when it has ended, or with another strategy"
         )
         self.thread_id = thread_id
+        self.run_id = run_id
+
+
+class RunActive(RunstreamError):
+    """The run has not ended, so it cannot be deleted. Nothing was removed."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run_id: run {run_id} has not ended; stop it first, and wait for its end")
         self.run_id = run_id
 
 

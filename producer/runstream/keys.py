@@ -53,6 +53,13 @@ class Keys:
         """Sorted set: a thread's line, its runs that have not ended: by due time in ms, and 0 once they have begun."""
         return f"{self.tag}:thread:{thread_id}"
 
+    def thread_runs(self, thread_id: str) -> str:
+        """Sorted set: a thread's runs whose record exists, also those that have ended, by creation time in ms.
+
+        The scripts spell it from the thread's line.
+        """
+        return f"{self.tag}:thread-runs:{thread_id}"
+
     def undo(self, thread_id: str) -> str:
         """Set: the runs whose checkpoints the next attempt on this thread removes first.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 from pydantic_core import from_json
@@ -18,6 +19,7 @@ _FIELDS = (
     "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
+_THREAD = _FIELDS.index("thread")
 _PAGE = 100
 
 Call: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -48,6 +50,11 @@ class Records:
         if values[_STATUS] is None:
             raise RunNotFound(run_id)
         return _info(run_id, values)
+
+    async def get_many(self, run_ids: Sequence[str]) -> list[RunInfo | None]:
+        """The records of many runs, in their order; None in the place of one that is not there."""
+        records = await self._read(run_ids)
+        return [_info(run_id, values) if _is_there(values) else None for run_id, values in records]
 
     async def result(self, run_id: str) -> Any:
         """A run's result; None where it has none."""
@@ -80,18 +87,72 @@ class Records:
         """The dead letters, by the time of their end, the last first."""
         return self._newest_of(self._keys.dead)
 
-    async def _newest_of(self, index: str) -> AsyncIterator[RunInfo]:
-        """The runs of an index; drops those from it whose record has expired."""
+    def of_thread(self, thread_id: str) -> AsyncIterator[RunInfo]:
+        """A thread's runs, by the time of their creation, the last first."""
+        return self._newest_of(self._keys.thread_runs(thread_id), thread_id)
+
+    async def _newest_of(self, index: str, thread_id: str | None = None) -> AsyncIterator[RunInfo]:
+        """The runs of an index; drops those from it whose record has expired, or is of another thread's run by now."""
         start = 0
         while ids := await self._call(lambda at=start: self._redis.zrevrange(index, at, at + _PAGE - 1)):  # type: ignore[misc] # bound now
             records = await self._read([run_id.decode() for run_id in ids])
-            expired = [run_id for run_id, values in records if values[_STATUS] is None]
-            if expired:
-                await self._call(lambda gone=expired: self._redis.zrem(index, *gone))  # type: ignore[misc] # bound now
+            gone = [run_id for run_id, values in records if not _is_there(values, thread_id)]
+            if gone:
+                await self._call(lambda gone=gone: self._redis.zrem(index, *gone))  # type: ignore[misc] # bound now
             for run_id, values in records:
-                if values[_STATUS] is not None:
+                if _is_there(values, thread_id):
                     yield _info(run_id, values)
-            start += _PAGE - len(expired)
+            start += _PAGE - len(gone)
+
+    async def last_of(self, thread_ids: Sequence[str]) -> list[RunInfo | None]:
+        """The newest run of each thread; None where there is none."""
+        last: dict[str, RunInfo] = {}
+        gone: dict[str, list[str]] = {}
+        left, count = list(dict.fromkeys(thread_ids)), 1
+        while left:
+            newest = await self._newest_ids(left, gone, count)
+            records = dict(await self._read([run_id for run_ids in newest.values() for run_id in run_ids]))
+            for thread_id, run_ids in newest.items():
+                there = [run_id for run_id in run_ids if _is_there(records[run_id], thread_id)]
+                gone[thread_id] = [run_id for run_id in run_ids if run_id not in there]
+                if there:
+                    last[thread_id] = _info(there[0], records[there[0]])
+            # Where the newest has expired, which is rare, it goes, and those behind it are looked at.
+            left, count = [one for one in left if newest[one] and one not in last], _PAGE
+        return [last.get(thread_id) for thread_id in thread_ids]
+
+    async def _newest_ids(
+        self, thread_ids: Sequence[str], gone: Mapping[str, Sequence[str]], count: int
+    ) -> dict[str, list[str]]:
+        """The ids of each thread's newest runs, after dropping those that have gone."""
+        pipe = self._redis.pipeline(transaction=False)
+        dropping = [thread_id for thread_id in thread_ids if gone.get(thread_id)]
+        for thread_id in dropping:
+            pipe.zrem(self._keys.thread_runs(thread_id), *gone[thread_id])
+        for thread_id in thread_ids:
+            pipe.zrevrange(self._keys.thread_runs(thread_id), 0, count - 1)
+        replies = (await self._call(pipe.execute))[len(dropping) :]
+        return {
+            thread_id: [run_id.decode() for run_id in run_ids]
+            for thread_id, run_ids in zip(thread_ids, replies, strict=True)
+        }
+
+    async def active_of(self, thread_ids: Sequence[str]) -> list[int]:
+        """How many runs of each thread have not ended."""
+        lines = [self._keys.thread(thread_id).encode() for thread_id in thread_ids]
+        pipe = self._redis.pipeline(transaction=False)
+        for line in lines:
+            pipe.zrange(line, 0, -1)
+        members = await self._call(pipe.execute)
+        pipe = self._redis.pipeline(transaction=False)
+        for run in (run for runs in members for run in runs):
+            pipe.hmget(run, "status", "line")
+        records = iter(await self._call(pipe.execute))
+        # Who stands in a line without a record is sent away by the next script that looks at it.
+        return [
+            sum(status in (b"queued", b"running") and of == line for status, of in islice(records, len(runs)))
+            for line, runs in zip(lines, members, strict=True)
+        ]
 
     async def _read(self, run_ids: Sequence[str]) -> list[tuple[str, Sequence[bytes | None]]]:
         pipe = self._redis.pipeline(transaction=False)
@@ -109,6 +170,12 @@ class Records:
             pipe.hgetall(self._keys.worker(worker_id))
         records = await self._call(pipe.execute) if ids else []
         return [_worker(worker_id, record) for worker_id, record in zip(ids, records, strict=True) if record]
+
+
+def _is_there(values: Sequence[bytes | None], thread_id: str | None = None) -> bool:
+    """Whether there is such a run, and on this thread, if any: an id may have been used again on another one."""
+    thread = values[_THREAD]
+    return values[_STATUS] is not None and (thread_id is None or (thread or b"").decode() == thread_id)
 
 
 def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> WorkerInfo:

@@ -25,6 +25,7 @@ from runstream.settings import check_number
 
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_WHAT_A_KEY_IS = "must be 1 to 255 characters of text, none of them a control character"
 _LONGEST_REASON = 1000
 DEFAULT_ATTEMPTS = 3
 """How many workers may die with a run whose producer says nothing."""
@@ -213,6 +214,17 @@ def check_reason(reason: object) -> str:
     return reason.encode("utf-8", "replace").decode()
 
 
+def check_thread_id(thread_id: object) -> str:
+    """A thread's id.
+
+    Raises:
+        InvalidRequest: no thread can have it.
+    """
+    if not isinstance(thread_id, str) or not _KEY.fullmatch(thread_id):
+        raise InvalidRequest("thread_id", f"{thread_id!r} {_WHAT_A_KEY_IS}")
+    return thread_id
+
+
 def _check_names(options: Mapping[str, Any]) -> None:
     known = RunOptions.__annotations__
     for name in options:
@@ -243,7 +255,7 @@ def _key(field: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _KEY.fullmatch(value):
-        raise InvalidRequest(field, f"{value!r} must be 1 to 255 characters of text, none of them a control character")
+        raise InvalidRequest(field, f"{value!r} {_WHAT_A_KEY_IS}")
     return value
 
 

@@ -65,9 +65,18 @@ def prepare_again(kept: KeptRequest) -> PreparedRun:
     )
 
 
+def request_of(kept: KeptRequest) -> RunRequest:
+    """A run's request.
+
+    Raises:
+        ProtocolError: it was not written by a version that this one can read.
+    """
+    return _read(kept)[0]
+
+
 def _read(kept: KeptRequest) -> tuple[RunRequest, dict[str, Any]]:
     try:
         return RunRequest.model_validate_json(kept.request), json.loads(kept.metadata)
     except (ValidationError, ValueError) as error:
         told = " ".join(str(error).split())
-        raise ProtocolError(f"the request of run {kept.run_id} cannot be read, so not be requeued: {told}") from None
+        raise ProtocolError(f"the request of run {kept.run_id} cannot be read: {told}") from None

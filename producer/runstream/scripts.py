@@ -20,7 +20,7 @@ from runstream.keys import Keys
 from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
-    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap", "document"
+    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap", "document", "forget"
 ]
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
@@ -390,6 +390,12 @@ class Scripts:
         queued, ended, broken = await self._run("reap", [self._keys.leases, self._keys.reaper], [limit, lease])
         reasons = {self._keys.run_id(_text(broken[at])): _text(broken[at + 1]) for at in range(0, len(broken), 2)}
         return ReapReply(self._run_ids(queued), self._run_ids(ended), reasons)
+
+    async def forget(self, run_id: str) -> Literal["ok", "missing", "active"]:
+        """Remove a run that has ended."""
+        keys = [self._keys.run(run_id), self._keys.events(run_id), self._keys.arq_job(run_id)]
+        reply = await self._run("forget", [*keys, self._keys.runs, self._keys.dead], [run_id])
+        return cast("Literal['ok', 'missing', 'active']", _text(reply[0]))
 
     async def put_document(
         self, kind: str, document_id: str, version: int, text: str, *, ttl: int, write: str

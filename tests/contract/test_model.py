@@ -136,6 +136,7 @@ class RunMachine(RuleBasedStateMachine):
         self.holds: list[Hold] = []
         self.sent: dict[str, Enqueue] = {}
         self.with_gaps: set[str] = set()
+        self.numbered = 0
         self.released = 0
         self.spent = 0.0
         self.moved = False
@@ -164,7 +165,8 @@ class RunMachine(RuleBasedStateMachine):
     @rule(one=wanted())
     def enqueue(self, one: Wanted) -> None:
         """A producer enqueues a run."""
-        number = len(self.sent) + 1
+        self.numbered += 1
+        number = self.numbered
         run_id = f"r{number}"
         thread = one.thread or run_id
         # An absolute time has its own place between the ticks, so that the order of all due times is known.
@@ -219,6 +221,29 @@ class RunMachine(RuleBasedStateMachine):
                 self.move_clock(LEASE + 0.5)
             expected = self.model.stop(run_id, f"{action} it", action)
             assert self.call(self.scripts.stop(run_id, f"{action} it", action)) == expected
+
+    @precondition(lambda self: self.model.runs)
+    @rule(
+        run_id=one_of(lambda machine: [*machine.ended() * 3, *machine.model.runs, "nobody"]),
+        times=st.integers(1, 2),
+        again=st.booleans(),
+    )
+    def forget(self, run_id: str, times: int, again: bool) -> None:
+        """Somebody deletes a run that has ended, or wants to delete another; its id may be used again."""
+        run = self.model.runs.get(run_id)
+        for _ in range(times):
+            expected = self.model.forget(run_id)
+            assert self.call(self.scripts.forget(run_id)) == expected
+        if again and run is not None and run_id not in self.model.runs and len(self.model.at_work()) < MOST:
+            self.all_is_well()
+            self.numbered += 1
+            self.sent[run_id] = replace(self.sent[run_id], digest="d3", due=0, due_is_absolute=False)
+            kept = (run.thread, run.graph, "d3", self.model.now, run.wait, RETENTION, run.max_attempts)
+            self.send(self.sent[run_id], ModelRun(run_id, self.numbered, *kept))
+
+    def ended(self) -> list[str]:
+        """The runs that have ended and are still kept."""
+        return [run.run_id for run in self.model.runs.values() if run.status.ended]
 
     # -- workers ------------------------------------------------------------------------------------------------------
 

@@ -404,7 +404,8 @@ async def test_what_was_lost_is_kept_apart_and_for_a_week_at_least(any_client: C
     await cell.lose(Hold(run.run_id, 1, "w"))
 
     assert await cell.dead() == [run.run_id]
-    for key in (cell.keys.run(run.run_id), cell.keys.events(run.run_id), cell.keys.dead, cell.keys.runs):
+    shared = [cell.keys.dead, cell.keys.runs, cell.keys.thread_runs(run.run_id)]
+    for key in [cell.keys.run(run.run_id), cell.keys.events(run.run_id), *shared]:
         assert await cell.lives(key) > 6.99 * DAY * 1000, key
     assert await cell.lives(cell.keys.run(ended.run_id)) <= 30_000
 
@@ -454,7 +455,7 @@ async def test_a_run_that_waits_again_outlives_nothing_that_knows_of_it(any_clie
         assert (await cell.beat({run.run_id: 1})).lost == []
     assert await cell.release(hold) == "queued"
     assert await cell.lives(cell.keys.run(run.run_id)) > 30 * DAY * 1000
-    shared = (cell.keys.thread("t"), cell.keys.queue("agent"), cell.keys.leases)
+    shared = (cell.keys.thread("t"), cell.keys.thread_runs("t"), cell.keys.queue("agent"), cell.keys.leases)
     assert await outlives_nothing_that_knows_of_it(cell, run.run_id, *shared)
 
 

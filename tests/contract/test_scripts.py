@@ -309,10 +309,11 @@ async def test_the_first_reason_to_stop_is_kept_and_whoever_wants_it_undone_gets
 
 async def test_a_beat_keeps_a_long_run_from_expiring_and_all_that_knows_of_it(cell: Cell, run: Hold) -> None:
     keys = [cell.keys.run(run.run_id), cell.keys.events(run.run_id), cell.keys.thread(run.run_id)]
-    for key in [*keys, cell.keys.leases, cell.keys.runs]:
+    keys += [cell.keys.leases, cell.keys.runs, cell.keys.thread_runs(run.run_id)]
+    for key in keys:
         await cell.redis.pexpire(key, 1000)
     await cell.beat({run.run_id: 1})
-    for key in [*keys, cell.keys.leases, cell.keys.runs]:
+    for key in keys:
         assert await cell.lives(key) > 50_000, key
 
 

@@ -185,6 +185,25 @@ async def test_a_run_that_expires_under_a_reader_is_an_error(
             await step
 
 
+async def test_a_run_that_is_deleted_under_a_reader_is_an_error(
+    redis_url: str, hand: HandAttempt, namespace: str
+) -> None:
+    await hand.emit(600)  # more than a page
+    async with Client(redis_url, settings=ClientSettings(namespace=namespace, probe_interval=0.05)) as client:
+        behind, ahead, at_the_end = (client.tail(hand.run_id) for _ in range(3))
+        await anext(behind)
+        assert len([await anext(at_the_end) for _ in range(601)]) == 601
+        await hand.end()
+        assert (await anext(at_the_end)).mode == "end"
+        await client.delete(hand.run_id)
+        assert await anext(at_the_end, None) is None
+        with pytest.raises(RunNotFound):
+            async for _ in behind:
+                pass
+        with pytest.raises(RunNotFound):
+            await anext(ahead)
+
+
 @pytest.mark.parametrize("after", ["1", "x", "1-", "1-2-3", "-1", "$", ""])
 async def test_what_is_no_event_id_is_refused(client: Client, after: str) -> None:
     with pytest.raises(InvalidRequest, match="is no event id"):

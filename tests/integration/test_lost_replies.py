@@ -15,7 +15,7 @@ from tests.support.stage import Play, Stage, Story
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
-from runstream import Client, ClientSettings, Status
+from runstream import Client, ClientSettings, RunNotFound, Status
 from runstream.scripts import ScriptName, load_script
 from runstream_worker.redis_saver import store
 
@@ -100,7 +100,7 @@ async def sha_of(name: str, redis: Redis) -> str:
 def test_every_script_that_a_worker_or_a_client_calls_is_among_these() -> None:
     called = {*get_args(ScriptName), "checkpoint_put", "checkpoint_writes", "checkpoint_load"}
     # What disown does a second time is told in tests/contract/test_forgotten.py.
-    assert called == {*ON_THE_WAY, "release", "stop", "reap", "disown"}
+    assert called == {*ON_THE_WAY, "release", "stop", "reap", "disown", "forget", "document"}
 
 
 @pytest.mark.parametrize("name", ON_THE_WAY)
@@ -176,3 +176,29 @@ async def test_a_run_is_stopped_once(play: Play, far: Client, loss: Loss, redis:
     assert events[-1].data["reason"] == "enough"
     # By the time of the second call it may have come to pass what the first has asked for.
     assert (answer.outcome, answer.status) in {("stopping", Status.RUNNING), ("ended", Status.STOPPED)}
+
+
+async def test_a_run_is_deleted_once_and_whoever_did_it_is_not_told_that_there_was_none(
+    far: Client, loss: Loss, redis: Redis
+) -> None:
+    run = await far.enqueue("play", HI)
+    await far.stop(run.run_id)
+    loss.wait_for(await sha_of("forget", redis))
+
+    await far.delete(run.run_id)
+
+    assert loss.happened
+    assert await far.get_many([run.run_id]) == [None]
+    with pytest.raises(RunNotFound):
+        await far.delete(run.run_id)
+
+
+async def test_a_document_is_written_once(far: Client, loss: Loss, redis: Redis) -> None:
+    notes = far.documents("note", ttl=60)
+    loss.wait_for(await sha_of("document", redis))
+
+    created = await notes.create("a", {"n": 1})
+
+    assert loss.happened
+    assert created is not None
+    assert await notes.get("a") == created

@@ -105,6 +105,10 @@ class Cell:
         """The runs that stand in a thread's line, the head first."""
         return self._run_ids(await self.redis.zrange(self.keys.thread(thread_id), 0, -1))
 
+    async def thread_runs(self, thread_id: str) -> list[str]:
+        """The runs that a thread's index has, the oldest first."""
+        return [run_id.decode() for run_id in await self.redis.zrange(self.keys.thread_runs(thread_id), 0, -1)]
+
     async def queue(self, graph: str = "agent") -> list[str]:
         """The runs that wait in a graph's queue."""
         return self._run_ids(await self.redis.zrange(self.keys.queue(graph), 0, -1))

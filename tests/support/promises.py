@@ -31,6 +31,7 @@ def check_threads(now: Snapshot) -> None:
     assert sorted(queued) == sorted((now.record(run_id)["graph"], run_id) for run_id in waiting), (
         "the heads of the lines, and nobody else, wait in the queues of their graphs"
     )
+    assert now.thread_runs() == now.runs_by_thread(), "a thread's runs are found, also those that have ended"
     lost = [run_id for run_id in status if status[run_id] is Status.LOST]
     assert set(lost) <= set(now.dead()), "what was lost is kept apart"
 
@@ -65,7 +66,7 @@ def check_lives(now: Snapshot) -> None:
     assert [name for name, left in now.lives.items() if left < 0] == []
     queues = {run_id: graph for graph, queue in now.queues().items() for run_id in queue}
     for run_id in now.run_ids:
-        shared = [now.keys.runs]
+        shared = [now.keys.runs, now.keys.thread_runs(now.thread_of(run_id))]
         if run_id in now.leases():
             shared += [now.keys.leases, now.record(run_id)["line"]]
         if run_id in queues:

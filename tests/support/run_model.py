@@ -227,6 +227,16 @@ class Model:
         self._end_stopped(run)
         return "stopped", ""
 
+    def forget(self, run_id: str) -> str:
+        """`forget.lua`."""
+        run = self.runs.get(run_id)
+        if run is None:
+            return "missing"
+        if not run.status.ended:
+            return "active"
+        del self.runs[run_id]
+        return "ok"
+
     def look(self) -> bool:
         """What `reap.lua` does first: whether leases mean anything; where they do not, each has one time more."""
         away = self.now - self._looked_at > self._lease

@@ -55,6 +55,24 @@ class Snapshot:
         lines = {thread: self._scored(key) for thread, key in self._all(self.keys.thread(""))}
         return {thread: [(run_id, score == 0) for run_id, score in line] for thread, line in lines.items()}
 
+    def thread_of(self, run_id: str) -> str:
+        """A run's thread."""
+        return self.record(run_id)["line"].removeprefix(self.keys.thread(""))
+
+    def runs_by_thread(self) -> dict[str, list[str]]:
+        """The runs of each thread, as their records tell."""
+        threads: dict[str, list[str]] = {}
+        for run_id in self.run_ids:
+            threads.setdefault(self.thread_of(run_id), []).append(run_id)
+        return threads
+
+    def thread_runs(self) -> dict[str, list[str]]:
+        """The runs of each thread, as the thread's index has them, but for those that have expired."""
+        there = set(self.run_ids)
+        indexes = {thread: self.values[key][::2] for thread, key in self._all(self.keys.thread_runs(""))}
+        kept = {thread: sorted(there.intersection(run_ids)) for thread, run_ids in indexes.items()}
+        return {thread: run_ids for thread, run_ids in kept.items() if run_ids}
+
     def queues(self) -> dict[str, list[str]]:
         """The queues of the graphs."""
         return {graph: [run_id for run_id, _ in self._scored(key)] for graph, key in self._all(self.keys.queue(""))}

@@ -29,9 +29,25 @@ local function run_ids_of(run)
   return tag_of(run) .. ':runs'
 end
 
+-- What else there is of a thread, spelled from its line.
+local function beside_line(run, line, name)
+  local tag = tag_of(run)
+  return tag .. ':' .. name .. ':' .. string.sub(line, #tag + #':thread:' + 1)
+end
+
+local function thread_runs_of(run, line)
+  return beside_line(run, line, 'thread-runs')
+end
+
 -- What many runs share lives as long as the longest-lived of them.
 local function outlive(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- The indexes by which a run is found, while it runs and after its end.
+local function outlive_in_indexes(run, line, ttl)
+  outlive(run_ids_of(run), ttl)
+  if line then outlive(thread_runs_of(run, line), ttl) end
 end
 
 -- An index of runs drops those whose record has expired: two looks per run that comes keep it at about twice the runs
@@ -81,8 +97,7 @@ end
 
 -- The place where the ids of runs are kept whose checkpoints the next attempt on the thread removes first.
 local function undo_of(run, line)
-  local tag = tag_of(run)
-  return tag .. ':undo:' .. string.sub(line, #tag + #':thread:' + 1)
+  return beside_line(run, line, 'undo')
 end
 
 local function ask_for_undo(run, line)
@@ -117,7 +132,7 @@ local function end_run(run, leases, id, event, status, now, fields)
   end
   redis.call('PEXPIRE', run, kept)
   redis.call('PEXPIRE', run .. ':events', kept)
-  outlive(run_ids_of(run), kept)
+  outlive_in_indexes(run, record[4], kept)
   if record[4] then
     redis.call('ZREM', record[4], run)
     local head, next_record = head_of(record[4])
@@ -201,7 +216,8 @@ local function leave(run, leases, cause, failed, message, now, delay)
   redis.call('HDEL', run, 'held', 'bell')
   redis.call('ZADD', leases, now + wait, run)
   for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
-  for _, key in ipairs({leases, run_ids_of(run), record[14] or leases}) do outlive(key, ttl) end
+  for _, key in ipairs({leases, record[14] or leases}) do outlive(key, ttl) end
+  outlive_in_indexes(run, record[14], ttl)
   queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
   return 'queued'
 end

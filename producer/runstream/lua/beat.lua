@@ -23,6 +23,7 @@ for i = runs, #ARGV, 2 do
     redis.call('PEXPIRE', run, ttl)
     redis.call('PEXPIRE', run .. ':events', ttl)
     if record[6] then outlive(record[6], ttl) end
+    outlive_in_indexes(run, record[6], ttl)
     if record[4] then
       stop[#stop + 1] = run
       stop[#stop + 1] = record[4]
@@ -32,8 +33,5 @@ for i = runs, #ARGV, 2 do
     lost[#lost + 1] = run
   end
 end
-if #ARGV >= runs then
-  outlive(KEYS[1], ttl)
-  outlive(run_ids_of(ARGV[runs]), ttl)
-end
+if #ARGV >= runs then outlive(KEYS[1], ttl) end
 return {lost, stop}

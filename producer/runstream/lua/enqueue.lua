@@ -1,4 +1,5 @@
--- Writes a run, once: the record, the arq job, the place in its thread's line and, at the head of it, in the queue.
+-- Writes a run, once: the record, the arq job, the places in the indexes of runs and in its thread's line and, at the head
+-- of that, in the queue.
 -- KEYS  1 run (hash)  2 arq job (string)  3 queue (sorted set)  4 bell (list)  5 runs (sorted set)
 --       6 idempotency key (string; the same as 1 when there is none)  7 thread (sorted set)  8 leases (sorted set)
 -- ARGV  1 run id  2 digest of the request  3 due: ms from now, or an absolute time in ms when 4 is 'at'  4 'in' | 'at'
@@ -51,7 +52,9 @@ redis.call('ZADD', leases, math.floor(deadline), KEYS[1])
 redis.call('ZADD', line, place, KEYS[1])
 local kept = ttl + tonumber(ARGV[8])
 if KEYS[6] ~= KEYS[1] then redis.call('SET', KEYS[6], ARGV[1], 'PX', kept) end
-forget_expired(KEYS[5], tag_of(KEYS[1]))
+local thread_runs = thread_runs_of(KEYS[1], line)
+redis.call('ZADD', thread_runs, now, ARGV[1])
+for _, index in ipairs({KEYS[5], thread_runs}) do forget_expired(index, tag_of(KEYS[1])) end
 
 if head and (strategy == 'interrupt' or strategy == 'rollback') then
   for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
@@ -66,5 +69,5 @@ if first == KEYS[1] then
   local queue = second and redis.call('HGET', second, 'queue')
   if queue then redis.call('ZREM', queue, second) end
 end
-for _, key in ipairs({KEYS[3], KEYS[5], line, leases}) do outlive(key, kept) end
+for _, key in ipairs({KEYS[3], KEYS[5], thread_runs, line, leases}) do outlive(key, kept) end
 return {'new', ARGV[1]}
