@@ -1,4 +1,4 @@
-"""The bodies of requests, as LangGraph's clients send them: fields that are not known are left alone, null is nothing."""
+"""The bodies of requests, as LangGraph's clients send them: unknown fields are left alone, null is nothing."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class StatelessRunCreate(Body):
     config: dict[str, Any] | None = None
     context: Any = None
     metadata: dict[str, Any] | None = None
-    stream_mode: list[ApiMode] = Field(default_factory=lambda: ["values"])
+    stream_mode: list[ApiMode] = ["values"]
     stream_subgraphs: bool | None = None
-    stream_resumable: bool | None = Field(None, description="Every run is, so this changes nothing.")
+    stream_resumable: bool | None = Field(default=None, description="Every run is, so this changes nothing.")
     interrupt_before: Literal["*"] | list[str] | None = None
     interrupt_after: Literal["*"] | list[str] | None = None
     feedback_keys: list[str] | None = None
     webhook: str | None = None
     on_disconnect: Literal["cancel", "continue"] | None = None
     on_completion: Literal["delete", "keep"] | None = None
-    after_seconds: float | None = Field(None, ge=0, lt=1e9)
+    after_seconds: float | None = Field(default=None, ge=0, lt=1e9)
     durability: Literal["sync", "async", "exit"] | None = None
-    checkpoint_during: bool | None = Field(None, description="Older name: true is durability async, false is exit.")
+    checkpoint_during: bool | None = Field(default=None, description="Older: true is async, false is exit.")
 
     @field_validator("stream_mode", mode="before")
     @classmethod
@@ -98,8 +98,8 @@ class ThreadSearch(Body):
     values: dict[str, Any] | None = None
     ids: list[str] | None = None
     status: Literal["idle", "busy", "interrupted", "error"] | None = None
-    limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
+    limit: int = Field(default=10, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0)
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
     sort_order: SortOrder | None = None
     select: list[str] | None = None
@@ -145,7 +145,7 @@ class StateUpdate(Body):
 class HistorySearch(Body):
     """Which of a thread's states are wanted. `before` is a checkpoint, its id, or a config that names one."""
 
-    limit: int = Field(10, ge=1, le=1000)
+    limit: int = Field(default=10, ge=1, le=1000)
     before: str | dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None

@@ -1,4 +1,4 @@
-"""The gateway: what all requests of a process share. It holds no run; any gateway of a deployment serves any of them."""
+"""The gateway: what all requests of a process share. It holds no run, so any gateway serves any of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from runstream import Client, ClientSettings
+from runstream_gateway.assistants import ASSISTANT_TTL, Assistants
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
@@ -27,7 +28,7 @@ class Gateway:
         settings: how it behaves.
         client: producer and consumer of all runs.
         graphs: those that it can show the state of, by name.
-        states, threads, runs: what it serves.
+        states, threads, runs, assistants: what it serves.
         streams: those that are open in this process.
     """
 
@@ -37,6 +38,7 @@ class Gateway:
     states: States
     threads: Threads
     runs: Runs
+    assistants: Assistants
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
@@ -68,4 +70,5 @@ async def open_gateway(graphs: Mapping[str, GraphSource], settings: GatewaySetti
         threads = Threads(client, documents, states, show_errors=settings.show_errors)
         runs = Runs(client, documents, states, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
-        yield Gateway(settings, client, graphs, states, threads, runs)
+        assistants = Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs)
+        yield Gateway(settings, client, graphs, states, threads, runs, assistants)

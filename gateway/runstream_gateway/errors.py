@@ -1,4 +1,4 @@
-"""What a request is answered with when it cannot be done: a status and `{"detail": text}`, as LangGraph's server does."""
+"""What a request is refused with: a status and `{"detail": text}`, as LangGraph's own server does."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Frame:
     """One message to a reader.
 
     Attributes:
-        event: LangGraph's name of it: a stream mode, with the subgraph's namespace behind bars, or `metadata`, `error`, `end`.
+        event: its name: a stream mode, with a subgraph's namespace behind bars; or `metadata`, `error`, `end`, `gap`.
         data: JSON, on one line.
         id: where a reader that has seen it goes on; None of one that is followed by others of the same event.
     """

@@ -5,12 +5,13 @@ It stands in the run's metadata under one name, which no reader is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from runstream import RunInfo
+from runstream.model import StreamMode
 
 MARKS = "__gateway__"
 
@@ -53,6 +54,6 @@ def shown_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key != MARKS}
 
 
-def pregel_modes(modes: tuple[ApiMode, ...]) -> list[str]:
+def pregel_modes(modes: Sequence[ApiMode]) -> list[StreamMode]:
     """The modes of a run's stream that the API's modes are made of."""
-    return list(dict.fromkeys("messages" if mode == "messages-tuple" else mode for mode in modes))
+    return list(dict.fromkeys(cast("StreamMode", "messages" if mode == "messages-tuple" else mode) for mode in modes))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from runstream import Client, Event, EventId, InvalidRequest, Status, Voids
+from runstream import Client, Event, EventId, InvalidRequest, Status
 from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.translate import Translator
@@ -110,7 +110,7 @@ class Reader:
         frames = self._translator.frames(event)
         if self._seen is not None and EventId.of(event.id) <= self._seen:
             return ()
-        if event.mode == "attempt" and self._translator.wants_values and Voids.of(event) is not None:
+        if event.mode == "attempt" and self._translator.wants_values and event.data.get("voids"):
             return [*await self._restored(event), *frames]
         if event.mode == "end" and event.data.get("status") == Status.INTERRUPTED:
             return [*await self._interrupts(), *frames]

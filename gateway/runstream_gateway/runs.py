@@ -36,7 +36,7 @@ _SHOWN_KWARGS = ("input", "command", "config", "context", "interrupt_before", "i
 def api_status(status: Status) -> RunStatus:
     """A run's status by the names of the API.
 
-    A run that stopped at an `interrupt()` is `interrupted` as LangGraph documents it, though its own server says `success`.
+    A run that stopped at an `interrupt()` is `interrupted`, as LangGraph documents it; its own server says `success`.
     """
     return _STATUSES[status]
 
@@ -131,6 +131,19 @@ class Runs:
             if status is None or api_status(info.status) == status
         ]
 
+    async def unended(self, statuses: Sequence[str], allowed: Allowed) -> list[RunInfo]:
+        """All runs in one of these states (`pending`, `running`) that the caller may see."""
+        wanted = {status for status, name in _STATUSES.items() if name in statuses}
+        found = [info async for info in self._client.all_runs() if info.status in wanted]
+        if allowed.matches({}):
+            return found
+        threads = await self._threads.get_many([info.thread_id for info in found])
+        return [
+            info
+            for info, thread in zip(found, threads, strict=True)
+            if allowed.matches(shown_metadata(info.metadata) if thread is None else thread.data["metadata"])
+        ]
+
     def reader(
         self,
         info: RunInfo,
@@ -174,9 +187,7 @@ class Runs:
         except RunFailedError as failed:
             error = failed.info.error
             return {
-                "__error__": error_of(
-                    failed.info.status, error.model_dump() if error else None, show=self._show_errors
-                )
+                "__error__": error_of(failed.info.status, error.model_dump() if error else None, show=self._show_errors)
             }
         except RunNotFound:
             return {}

@@ -54,7 +54,12 @@ class States:
             yield graph
 
     async def get(
-        self, graph_name: str | None, thread_id: str, checkpoint: Mapping[str, Any] | None = None, *, subgraphs: bool = False
+        self,
+        graph_name: str | None,
+        thread_id: str,
+        checkpoint: Mapping[str, Any] | None = None,
+        *,
+        subgraphs: bool = False,
     ) -> dict[str, Any]:
         """A thread's state, its last one unless a checkpoint is given, as LangGraph's API shows it.
 

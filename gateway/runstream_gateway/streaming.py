@@ -102,7 +102,7 @@ class FrameResponse(Response):
         self._streams = streams
         self._heartbeat = heartbeat
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
         await send(_start(self))
         try:
@@ -136,7 +136,11 @@ class TextResponse(Response):
     """
 
     def __init__(
-        self, pieces: Callable[[], AsyncIterator[str]], streams: OpenStreams, *, headers: Mapping[str, str] | None = None
+        self,
+        pieces: Callable[[], AsyncIterator[str]],
+        streams: OpenStreams,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status_code=200, headers={**SSE_HEADERS, **(headers or {})})
         self.headers["content-type"] = "text/plain; charset=utf-8"
@@ -144,7 +148,7 @@ class TextResponse(Response):
         self._pieces = pieces
         self._streams = streams
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
         await send(_start(self))
         try:
@@ -181,7 +185,7 @@ class AwaitedResponse(Response):
         self._streams = streams
         self._heartbeat = heartbeat
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
         await send(_start(self))
         try:

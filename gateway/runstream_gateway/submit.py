@@ -8,23 +8,13 @@ from typing import Any
 
 from runstream import Client, Command, Document, Run, Send
 from runstream.command import NOT_GIVEN
+from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.marks import MARKS, Marks, pregel_modes
 
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
 _PRIVATE_PARTS = ("key", "token", "secret", "auth", "cookie", "password", "signature")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The assistant that a run is of."""
-
-    assistant_id: str
-    graph_id: str
-    config: Mapping[str, Any]
-    context: Any
-    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Submission:
 
     run_id: str
     body: StatelessRunCreate
-    assistant: Chosen
+    assistant: Assistant
     thread: Document | None
     metadata: Mapping[str, Any]
     configurable: Mapping[str, Any]
@@ -66,7 +56,7 @@ async def submit(client: Client, what: Submission, *, retention: float | None) -
         config=config,
         context=_context(what),
         metadata={**_metadata(what), MARKS: _marks(what).model_dump(mode="json")},
-        stream_mode=pregel_modes(tuple(body.stream_mode)),  # type: ignore[typeddict-item]  # its values are modes
+        stream_mode=pregel_modes(body.stream_mode),
         subgraphs=bool(body.stream_subgraphs),
         interrupt_before=body.interrupt_before,
         interrupt_after=body.interrupt_after,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from contextlib import suppress
 
 from runstream import Client, Document, Documents, RunFailedError, RunInfo, RunNotFound, Status
 from runstream_gateway.access import Allowed, contains
@@ -126,6 +125,33 @@ class Threads:
         if self._states.saver is not None:
             await _copy_state(self._states.saver, thread_id, copied.id)
         return copied
+
+    async def prune(self, thread_id: str, allowed: Allowed) -> None:
+        """Remove all of a thread's states but the last.
+
+        Raises:
+            ApiError: 404, there is none, or it is not the caller's; 501, the checkpointer cannot do it.
+        """
+        await self.get(thread_id, allowed)
+        if self._states.saver is None:
+            return
+        try:
+            await self._states.saver.aprune([thread_id], strategy="keep_latest")
+        except NotImplementedError:
+            raise ApiError(501, "the checkpointer cannot remove a part of a thread's states") from None
+
+    async def take_supersteps(self, thread: Document, supersteps: Sequence[Mapping[str, Any]]) -> None:
+        """Write the states of a thread that was elsewhere before, step by step.
+
+        Raises:
+            ApiError: 422, they are not updates of the thread's graph.
+        """
+        graph = thread.data["metadata"].get("graph_id")
+        if graph is None:
+            raise ApiError(422, "supersteps: metadata.graph_id has to say of which graph the thread is")
+        for step in supersteps:
+            for update in step.get("updates", ()):
+                await self._states.update(graph, thread.id, update.get("values"), as_node=update.get("as_node"))
 
     async def search(self, query: ThreadQuery, allowed: Allowed) -> list[Document]:
         """The threads that are looked for, the newest first."""

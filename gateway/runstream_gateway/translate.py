@@ -1,7 +1,7 @@
 """From a run's events to the frames of LangGraph's protocol.
 
-Most events become one frame, the same for every reader: a `FrameCache` makes it once for all of a process. The exceptions
-belong to a reader: the mode `messages` tells sums of chunks, and what an attempt voids depends on what was asked for.
+Most events become one frame, the same for every reader: a `FrameCache` makes it once for all of a process. What is
+one reader's own: the mode `messages` tells sums of chunks, and what an attempt voids depends on what was asked for.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Translator:
         show_errors: tell the messages of all exceptions.
     """
 
-    def __init__(
-        self, run_id: str, modes: Sequence[ApiMode], cache: FrameCache, *, show_errors: bool = False
-    ) -> None:
+    def __init__(self, run_id: str, modes: Sequence[ApiMode], cache: FrameCache, *, show_errors: bool = False) -> None:
         self._run_id = run_id
         self._cache = cache
         self._show_errors = show_errors
@@ -102,9 +100,10 @@ class Translator:
     def _begin(self, event: Event) -> Frame:
         """The `metadata` frame; of a later attempt it also tells what of the stream is void."""
         data: dict[str, Any] = {"run_id": self._run_id, "attempt": EventId.of(event.id).attempt}
-        if (voids := Voids.of(event)) is not None:
+        if data["attempt"] > 1:
             data["voids"] = event.data.get("voids")
-            if self._sums is not None:
+            voids = Voids.of(event)
+            if self._sums is not None and voids is not None:
                 self._sums.leave_out(voids)
         return frame("metadata", data, event.id)
 
@@ -142,7 +141,7 @@ class _Sums:
 
 def error_of(status: str | None, error: dict[str, Any] | None, *, show: bool) -> dict[str, str] | None:
     """What went wrong with a run, as the API tells it; None where nothing did."""
-    if status in ("timeout",):
+    if status == "timeout":
         return {"error": "TimeoutError", "message": (error or {}).get("message") or "the run took too long"}
     if status not in ("error", "lost") or error is None:
         return None

@@ -551,6 +551,10 @@ class Client:
         """
         return await self._records.active_of([check_thread_id(thread_id) for thread_id in thread_ids])
 
+    def all_runs(self) -> AsyncIterator[RunInfo]:
+        """All runs whose record exists, the newest first; read page by page."""
+        return self._records.newest_first()
+
     async def dead(self, *, limit: int = 20) -> list[RunInfo]:
         """The dead letters, the last first: runs that ended as `lost`, kept for 7 days at least.
 

@@ -22,7 +22,7 @@ class Access:
         self.gateway = gateway
         self._connection = connection
 
-    async def to(self, resource: Resource, action: str, value: dict[str, Any]) -> Allowed:
+    async def to(self, resource: Resource, action: str, value: dict[str, Any]) -> Allowed:  # noqa: ARG002 - wired next
         """Ask whether the caller may do something, and with which things of the kind.
 
         Args:
@@ -83,7 +83,7 @@ def selected(item: Mapping[str, Any], select: Sequence[str] | None) -> dict[str,
 
 
 def query_list(values: Sequence[str] | None) -> list[str] | None:
-    """A list in a query, in any of the forms in which clients send one: repeated, with commas, as JSON; None if empty."""
+    """A list in a query in any form that clients send: repeated, with commas, as JSON; None if empty."""
     found: list[str] = []
     for value in values or ():
         if value.startswith("["):

@@ -49,7 +49,7 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     thread_id = check_uuid(thread_id, "thread_id")
     run_id, metadata = new_id(), dict(body.metadata or {})
     allowed = await _authorized(access, run_id, thread_id, body, metadata)
-    assistant = await access.gateway.assistants.chosen(body.assistant_id, await _assistants(access))
+    assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
     thread = await _thread(access, thread_id, body, metadata, allowed)
     about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
     thread = await access.gateway.threads.change(thread.id, allowed, metadata=_first(thread, about), config={})
@@ -66,7 +66,7 @@ async def create_stateless(access: Access, body: StatelessRunCreate, request: Re
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
     run_id, metadata = new_id(), dict(body.metadata or {})
     allowed = await _authorized(access, run_id, None, body, metadata)
-    assistant = await access.gateway.assistants.chosen(body.assistant_id, await _assistants(access))
+    assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
     thread = None
     if body.on_completion == "keep":
         about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}

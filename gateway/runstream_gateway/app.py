@@ -1,0 +1,125 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from runstream import (
+    InvalidRequest,
+    ProtocolError,
+    RunExists,
+    RunNotFound,
+    RunstreamError,
+    ThreadBusy,
+    __version__,
+)
+from runstream_gateway.core import Gateway
+from runstream_gateway.errors import ApiError
+from runstream_gateway.middleware import Bodies
+from runstream_gateway.routes import runs, state, stateless, threads
+from runstream_gateway.routes.common import Json
+from runstream_gateway.settings import Cors
+
+_logger = logging.getLogger("runstream.gateway")
+_EXPOSED = ("location", "content-location", "x-pagination-total", "x-pagination-next", "retry-after")
+_ABOUT = """\
+LangGraph's own clients work against this unchanged. Agents run on runstream's workers; what is read here can be read
+from any gateway, from any event on, while a run goes on and after its end.
+"""
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The application that serves a gateway, which stays its owner's to close."""
+    app = FastAPI(title="runstream", version=__version__, description=_ABOUT, redoc_url=None)
+    app.state.gateway = gateway
+    for router in (runs.many, stateless.router, runs.router, threads.router, state.router):
+        app.include_router(router)
+    _answer_errors(app)
+    settings = gateway.settings
+    app.add_middleware(Bodies, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
+    _add_cors(app, settings.cors)
+    return app
+
+
+def _add_cors(app: FastAPI, cors: Cors) -> None:
+    # Scripts of other origins see no header that is not named, and without `Location` a client cannot come back.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=cors.allow_origins,
+        allow_methods=cors.allow_methods,
+        allow_headers=cors.allow_headers,
+        allow_credentials=cors.allow_credentials,
+        allow_origin_regex=cors.allow_origin_regex,
+        expose_headers=[*_EXPOSED, *cors.expose_headers],
+        max_age=cors.max_age,
+        allow_private_network=True,
+    )
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every refusal is `{"detail": text}`."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RunstreamError, _runstream_error)
+    app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(Exception, _failure)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - as it was registered
+    return Json({"detail": error.detail}, status_code=error.status, headers=error.headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as it was registered
+    return Json({"detail": error.detail}, status_code=error.status_code, headers=dict(error.headers or {}))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as it was registered
+    return Json({"detail": "; ".join(_told(error.errors()))}, status_code=422)
+
+
+def _told(problems: Sequence[dict[str, object]]) -> list[str]:
+    told = []
+    for problem in problems:
+        place = problem.get("loc")
+        parts = [str(part) for part in place] if isinstance(place, tuple | list) else []
+        field = ".".join(parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts)
+        told.append(f"{field or 'body'}: {problem.get('msg')}")
+    return told
+
+
+async def _runstream_error(_: Request, error: Exception) -> Response:
+    status = 500
+    match error:
+        case InvalidRequest():
+            status = 422
+        case RunNotFound():
+            status = 404
+        case ThreadBusy() | RunExists():
+            status = 409
+        case ProtocolError():
+            status = 500
+    if status == 500:
+        _logger.error("a request failed", exc_info=error)
+    return Json({"detail": str(error)}, status_code=status)
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    _logger.warning("Redis refuses or is away: %s", error)
+    return Json({"detail": "Redis cannot be reached"}, status_code=503, headers={"retry-after": "1"})
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    _logger.error("a request failed", exc_info=error)
+    return Json({"detail": "internal error"}, status_code=500)

@@ -1,0 +1,101 @@
+"""What a graph looks like from outside: its schemas, its drawing, its subgraphs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Any
+
+from langchain_core.utils.pydantic import create_model_v2
+from langgraph.pregel.protocol import PregelProtocol
+from pydantic import PydanticUserError, TypeAdapter
+from pydantic_core import from_json
+
+from runstream import EncodingError
+from runstream_gateway.errors import ApiError
+from runstream_worker.encoding import encode
+from runstream_worker.graphs import Graph
+
+_log = logging.getLogger(__name__)
+
+Schema = dict[str, Any]
+
+
+async def schemas(graph: PregelProtocol[Any, Any, Any, Any]) -> dict[str, Schema | None]:
+    """The JSON schemas of a graph, each of them null where there is none.
+
+    They are made in a thread: for a large state that takes longer than streams may stand still.
+    """
+    return await asyncio.to_thread(_schemas, graph)
+
+
+async def drawing(graph: Graph, xray: int | bool) -> dict[str, Any]:
+    """The nodes and edges of a graph, those of its subgraphs too as far down as `xray` says.
+
+    Raises:
+        ApiError: 422, the graph is of a kind that cannot be drawn.
+    """
+    try:
+        drawn = (await graph.aget_graph(xray=xray)).to_json()
+    except NotImplementedError:
+        raise ApiError(422, "this graph cannot be drawn") from None
+    for node in drawn["nodes"]:
+        if isinstance(node.get("data"), dict):
+            node["data"].pop("id", None)  # where the node's class is, which is nobody's business
+    try:
+        plain: dict[str, Any] = from_json(encode(drawn, "graph"))
+    except EncodingError as error:  # a node's metadata, for example
+        raise ApiError(422, f"this graph cannot be drawn: {error}") from None
+    return plain
+
+
+async def subgraphs(graph: Graph, namespace: str | None, *, recurse: bool) -> dict[str, dict[str, Schema | None]]:
+    """The schemas of a graph's subgraphs by their namespaces.
+
+    Args:
+        graph: the graph above them.
+        namespace: only this one, such as `parent|child`.
+        recurse: also those of the subgraphs, and so on.
+    """
+    recurse = recurse or "|" in (namespace or "")
+    return {
+        name: await schemas(subgraph)
+        async for name, subgraph in graph.aget_subgraphs(namespace=namespace, recurse=recurse)
+    }
+
+
+def _schemas(graph: PregelProtocol[Any, Any, Any, Any]) -> dict[str, Schema | None]:
+    context = _tried(graph, "context", methodcaller("get_context_jsonschema"))
+    return {
+        "input_schema": _tried(graph, "input", methodcaller("get_input_jsonschema")),
+        "output_schema": _tried(graph, "output", methodcaller("get_output_jsonschema")),
+        "state_schema": _tried(graph, "state", _state_schema),
+        "config_schema": context or {},
+        "context_schema": context,
+    }
+
+
+def _tried(graph: Any, kind: str, make: Callable[[Any], Schema | None]) -> Schema | None:
+    # A subgraph may be of a kind that has no schemas, such as a remote one.
+    try:
+        schema = make(graph)
+        return None if schema is None else from_json(encode(schema, kind))
+    except Exception as error:  # noqa: BLE001 - users' classes have a say in it, and the other schemas are good
+        _log.info("graph %r has no %s schema: %s", getattr(graph, "name", None), kind, error)
+        return None
+
+
+def _state_schema(graph: Any) -> Schema:
+    fields = {name: (_described(graph.channels[name].UpdateType), None) for name in graph.stream_channels_list}
+    return create_model_v2(graph.get_name("State"), field_definitions=fields).model_json_schema()
+
+
+def _described(kind: Any) -> Any:
+    """The type, or anything where it has no schema."""
+    try:
+        TypeAdapter(kind).json_schema()
+    except (PydanticUserError, TypeError, NameError):
+        return Any
+    return kind

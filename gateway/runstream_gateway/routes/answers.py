@@ -1,0 +1,110 @@
+"""The answers that last: a run's stream, its words, its result."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import Request
+from starlette.responses import Response
+
+from runstream import RunFailedError, RunInfo, text_of
+from runstream_gateway.bodies import StatelessRunCreate
+from runstream_gateway.errors import ApiError
+from runstream_gateway.jsonbytes import dumps
+from runstream_gateway.reader import Beginning, Reader
+from runstream_gateway.routes.common import Access
+from runstream_gateway.routes.creation import Created
+from runstream_gateway.streaming import AwaitedResponse, FrameResponse, Source, TextResponse
+
+
+def wants_text(request: Request) -> bool:
+    """Whether a client asks for words rather than events."""
+    return request.headers.get("accept", "").startswith("text/plain")
+
+
+async def new_stream(access: Access, created: Created, body: StatelessRunCreate, request: Request) -> Response:
+    """The stream of a run that has just been created, from its start."""
+    info = await access.gateway.client.get(created.run.run_id)
+    stop_when_left = body.on_disconnect == "cancel"
+    headers = created.headers("stream")
+    if wants_text(request):
+        return text_stream(access, info, headers=headers, stop_when_left=stop_when_left)
+    return _frames(access, info, Beginning(), headers=headers, stop_when_left=stop_when_left)
+
+
+def joined_stream(
+    access: Access,
+    info: RunInfo,
+    last_event_id: str | None,
+    modes: Sequence[str] | None,
+    *,
+    stop_when_left: bool = False,
+) -> Response:
+    """The stream of a run for somebody who has come later, or comes back.
+
+    Raises:
+        ApiError: 422, `Last-Event-ID` is no id.
+    """
+    path = f"/threads/{info.thread_id}/runs/{info.run_id}"
+    headers = {"location": f"{path}/stream", "content-location": path}
+    beginning = Beginning.of(last_event_id)
+    return _frames(access, info, beginning, modes=modes, headers=headers, stop_when_left=stop_when_left)
+
+
+def _frames(
+    access: Access,
+    info: RunInfo,
+    beginning: Beginning,
+    *,
+    headers: Mapping[str, str],
+    modes: Sequence[str] | None = None,
+    stop_when_left: bool,
+) -> Response:
+    gateway = access.gateway
+
+    def source() -> AbstractAsyncContextManager[Source]:
+        reader: Reader = gateway.runs.reader(info, beginning, modes=modes, stop_when_left=stop_when_left)
+        return reader
+
+    return FrameResponse(source, gateway.streams, heartbeat=gateway.settings.heartbeat, headers=headers)
+
+
+def text_stream(
+    access: Access, info: RunInfo, *, headers: Mapping[str, str] | None = None, stop_when_left: bool = False
+) -> Response:
+    """The words of a run's AI messages.
+
+    Raises:
+        ApiError: 422, the run does not stream `messages`.
+    """
+    if "messages" not in info.stream_mode:
+        raise ApiError(422, f"run {info.run_id} streams {', '.join(info.stream_mode)}; its words need messages-tuple")
+    client = access.gateway.client
+
+    async def pieces() -> AsyncIterator[str]:
+        async with client.tail(info.run_id, on_disconnect="stop" if stop_when_left else "continue") as events:
+            async for event in events:
+                if event.mode == "messages":
+                    yield text_of(event.data[0])
+        try:
+            await client.wait(info.run_id)
+        except RunFailedError as failed:
+            yield f"\n[{failed}]"
+        yield "\n"
+
+    return TextResponse(pieces, access.gateway.streams, headers=headers)
+
+
+async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, stop_when_left: bool) -> Response:
+    """The result of a run, when it has ended."""
+    gateway = access.gateway
+
+    async def answer() -> bytes:
+        if stop_when_left:
+            async with gateway.client.tail(run_id, live=True, on_disconnect="stop") as events:
+                async for _ in events:
+                    pass
+        return dumps(await gateway.runs.outcome(run_id))
+
+    return AwaitedResponse(answer, gateway.streams, heartbeat=gateway.settings.heartbeat, headers=headers)

@@ -1,0 +1,109 @@
+"""What a thread has saved: /threads/{thread_id}/state and /history."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+from starlette.responses import Response
+
+from runstream import Document
+from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
+from runstream_gateway.errors import ApiError
+from runstream_gateway.routes.common import Access, Accessing, Json
+from runstream_gateway.routes.threads import thread_access
+from runstream_gateway.shapes import REFUSALS, StateShape, StateWritten
+
+router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS)
+
+
+@router.get("/state", response_model=StateShape, summary="Get a thread's state")
+async def get(thread_id: str, access: Accessing, subgraphs: bool = False) -> Response:
+    """The last state of a thread."""
+    return await _state(access, thread_id, None, subgraphs=subgraphs)
+
+
+@router.post("/state/checkpoint", response_model=StateShape, summary="Get a thread's state at a checkpoint")
+async def get_at(thread_id: str, body: StateAt, access: Accessing) -> Response:
+    """The state of a thread at a checkpoint."""
+    return await _state(access, thread_id, body.checkpoint, subgraphs=bool(body.subgraphs))
+
+
+@router.get("/state/{checkpoint_id}", response_model=StateShape, summary="Get a thread's state by a checkpoint's id")
+async def get_by_id(thread_id: str, checkpoint_id: str, access: Accessing, subgraphs: bool = False) -> Response:
+    """The state of a thread at a checkpoint."""
+    return await _state(access, thread_id, Checkpoint(checkpoint_id=checkpoint_id), subgraphs=subgraphs)
+
+
+@router.post("/state", response_model=StateWritten, summary="Update a thread's state")
+async def update(thread_id: str, body: StateUpdate, access: Accessing) -> Response:
+    """Write a state as if a node had returned these values. Refused while a run is on the thread."""
+    thread_id, allowed = await thread_access(access, thread_id, "update", values=body.values)
+    gateway = access.gateway
+    thread = await gateway.threads.get(thread_id, allowed)
+    if (await gateway.client.active([thread_id]))[0]:
+        raise ApiError(409, f"a run is on thread {thread_id!r}; update its state when that has ended")
+    graph = thread.data["metadata"].get("graph_id")
+    if graph is None:
+        raise ApiError(400, f"thread {thread_id!r} has had no run yet, so that its graph is not known")
+    checkpoint = _checkpoint(body.checkpoint, body.checkpoint_id)
+    written = await gateway.states.update(graph, thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint)
+    await gateway.threads.change(thread_id, allowed, metadata={})
+    return Json({"checkpoint": written, "configurable": written, "checkpoint_id": written.get("checkpoint_id")})
+
+
+@router.post("/history", response_model=list[StateShape], summary="Get a thread's states")
+async def history(thread_id: str, access: Accessing, body: Annotated[HistorySearch | None, Body()] = None) -> Response:
+    """The states of a thread, the newest first."""
+    return await _history(access, thread_id, body or HistorySearch())
+
+
+@router.get("/history", response_model=list[StateShape], summary="Get a thread's states")
+async def get_history(
+    thread_id: str,
+    access: Accessing,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    before: str | None = None,
+) -> Response:
+    """The states of a thread, the newest first; `before` is a checkpoint's id."""
+    return await _history(access, thread_id, HistorySearch(limit=limit, before=before))
+
+
+async def _thread(access: Access, thread_id: str) -> Document:
+    thread_id, allowed = await thread_access(access, thread_id, "read")
+    return await access.gateway.threads.get(thread_id, allowed)
+
+
+async def _state(access: Access, thread_id: str, at: Checkpoint | None, *, subgraphs: bool) -> Response:
+    thread = await _thread(access, thread_id)
+    graph = thread.data["metadata"].get("graph_id")
+    checkpoint = None if at is None else at.model_dump(exclude_none=True)
+    return Json(await access.gateway.states.get(graph, thread.id, checkpoint, subgraphs=subgraphs))
+
+
+async def _history(access: Access, thread_id: str, body: HistorySearch) -> Response:
+    thread = await _thread(access, thread_id)
+    found = await access.gateway.states.history(
+        thread.data["metadata"].get("graph_id"),
+        thread.id,
+        limit=body.limit,
+        before=_before(body.before),
+        metadata=body.metadata,
+        checkpoint=_checkpoint(body.checkpoint, None),
+    )
+    return Json(found)
+
+
+def _checkpoint(checkpoint: Checkpoint | None, checkpoint_id: str | None) -> dict[str, Any] | None:
+    given = {} if checkpoint is None else checkpoint.model_dump(exclude_none=True)
+    return {**given, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {})} or None
+
+
+def _before(before: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    """A checkpoint in any of the forms that clients send: its id, a checkpoint, a config that names one."""
+    if before is None:
+        return None
+    named = {"checkpoint_id": before} if isinstance(before, str) else before.get("configurable", before)
+    if not isinstance(named, dict) or not isinstance(named.get("checkpoint_id"), str):
+        raise ApiError(422, f"before: {before!r} must be a checkpoint's id, a checkpoint, or a config with one")
+    return named

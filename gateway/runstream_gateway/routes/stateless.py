@@ -1,0 +1,89 @@
+"""Runs that are given no thread: /runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from runstream import RunInfo
+from runstream_gateway.bodies import StatelessRunCreate
+from runstream_gateway.ids import check_uuid
+from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
+from runstream_gateway.routes.common import Access, Accessing, Json, query_list
+from runstream_gateway.routes.creation import create_stateless
+from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes
+from runstream_gateway.shapes import REFUSALS, RunShape
+
+router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS)
+_MOST_IN_BATCH = 1000
+
+
+@router.post("", response_model=RunShape, summary="Create a stateless run")
+async def create(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
+    """Enqueue a run that is given no thread."""
+    created = await create_stateless(access, body, request)
+    view = await access.gateway.runs.view(await access.gateway.client.get(created.run.run_id))
+    return Json(view, headers={"content-location": f"/runs/{created.run.run_id}"})
+
+
+@router.post("/stream", summary="Create a stateless run and stream it")
+async def create_and_stream(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
+    """Enqueue a run and send its events as they come. Its `Location` can be read like that of any run."""
+    return await new_stream(access, await create_stateless(access, body, request), body, request)
+
+
+@router.post("/wait", summary="Create a stateless run and wait for its result")
+async def create_and_wait(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
+    """Enqueue a run and answer with its final values when it has ended."""
+    created = await create_stateless(access, body, request)
+    return await awaited(
+        access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
+    )
+
+
+@router.post("/batch", response_model=list[RunShape], summary="Create many stateless runs")
+async def batch(
+    bodies: Annotated[list[StatelessRunCreate], Body(max_length=_MOST_IN_BATCH)], request: Request, access: Accessing
+) -> Response:
+    """Enqueue many runs; the answers are in their order."""
+    created = [await create_stateless(access, body, request) for body in bodies]
+    infos = [await access.gateway.client.get(one.run.run_id) for one in created]
+    return Json(await access.gateway.runs.views(infos))
+
+
+@router.get("/{run_id}", response_model=RunShape, summary="Get a run by its id alone")
+async def get(run_id: str, access: Accessing) -> Response:
+    """A run, whatever its thread."""
+    return Json(await access.gateway.runs.view(await _find(access, run_id)))
+
+
+@router.get("/{run_id}/join", summary="Wait for a run's result by its id alone")
+async def join(run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
+    """The final values of a run, when it has ended."""
+    info = await _find(access, run_id)
+    headers = {"location": f"/runs/{run_id}/join", "content-location": f"/runs/{run_id}"}
+    return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
+
+
+@router.get("/{run_id}/stream", summary="Stream a run by its id alone")
+async def stream(
+    run_id: str,
+    request: Request,
+    access: Accessing,
+    last_event_id: LastEventId = None,
+    stream_mode: Modes = None,
+    cancel_on_disconnect: CancelOnDisconnect = False,
+) -> Response:
+    """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
+    info = await _find(access, run_id)
+    if wants_text(request):
+        return text_stream(access, info)
+    return joined_stream(access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect)
+
+
+async def _find(access: Access, run_id: str) -> RunInfo:
+    run_id = check_uuid(run_id, "run_id")
+    allowed = await access.to("threads", "read", {"run_id": run_id})
+    return await access.gateway.runs.find(run_id, allowed)

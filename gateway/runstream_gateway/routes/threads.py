@@ -1,0 +1,148 @@
+"""Threads: /threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header
+from starlette.responses import Response
+
+from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
+from runstream_gateway.errors import ApiError
+from runstream_gateway.ids import check_uuid
+from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
+from runstream_gateway.shapes import REFUSALS, ThreadShape
+from runstream_gateway.threads import ThreadQuery
+
+router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS)
+_COMPUTED_KEYS = ("status", "state_updated_at")
+
+
+@router.post("", response_model=ThreadShape, summary="Create a thread")
+async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()] = None) -> Response:
+    """A new thread. Where there is one of this id, that is refused, or it is the answer (`if_exists`)."""
+    body = body or ThreadCreate()
+    thread_id = None if body.thread_id is None else check_uuid(body.thread_id, "thread_id")
+    metadata = dict(body.metadata or {})
+    value = {"thread_id": thread_id, "metadata": metadata, "if_exists": body.if_exists}
+    allowed = await access.to("threads", "create", value)
+    threads = access.gateway.threads
+    created = await threads.create(thread_id, metadata, allowed, if_exists=body.if_exists or "raise")
+    if body.supersteps:
+        await threads.take_supersteps(created, body.supersteps)
+    return Json(await threads.view(created))
+
+
+@router.post("/search", response_model=list[ThreadShape], summary="Search threads")
+async def search(access: Accessing, body: Annotated[ThreadSearch | None, Body()] = None) -> Response:
+    """The threads that fit, the newest first; `X-Pagination-Total` tells how many there are."""
+    body = body or ThreadSearch()
+    threads = access.gateway.threads
+    query = ThreadQuery(body.metadata or {}, body.values or {}, body.ids, body.status)
+    found = await threads.search(query, await access.to("threads", "search", body.model_dump(exclude_none=True)))
+    descending = body.sort_order != "asc"
+    if body.sort_by in _COMPUTED_KEYS:
+        key = body.sort_by
+        views = sorted(await threads.views(found), key=lambda view: view[key] or "", reverse=descending)
+        page, headers = paged(views, body.limit, body.offset)
+    else:
+        at = "id" if body.sort_by == "thread_id" else body.sort_by or "created_at"
+        found.sort(key=lambda one: one.id if at == "id" else one.data[at], reverse=descending)
+        part, headers = paged(found, body.limit, body.offset)
+        page = await threads.views(part)
+    return Json([_shown(view, body.select, body.extract) for view in page], headers=headers)
+
+
+@router.post("/count", response_model=int, summary="Count threads")
+async def count(access: Accessing, body: Annotated[ThreadCount | None, Body()] = None) -> Response:
+    """How many threads fit."""
+    body = body or ThreadCount()
+    allowed = await access.to("threads", "search", body.model_dump(exclude_none=True))
+    query = ThreadQuery(body.metadata or {}, body.values or {}, None, body.status)
+    return Json(len(await access.gateway.threads.search(query, allowed)))
+
+
+@router.post("/prune", summary="Prune threads")
+async def prune(access: Accessing, body: ThreadPrune) -> Response:
+    """Remove threads, or all of their states but the last."""
+    threads, pruned = access.gateway.threads, 0
+    for thread_id in dict.fromkeys(check_uuid(one, "thread_ids") for one in body.thread_ids):
+        allowed = await access.to("threads", "delete", {"thread_id": thread_id})
+        try:
+            if body.strategy == "delete":
+                await threads.delete(thread_id, allowed)
+            else:
+                await threads.prune(thread_id, allowed)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            pruned += 1
+    return Json({"pruned_count": pruned})
+
+
+@router.get("/{thread_id}", response_model=ThreadShape, summary="Get a thread")
+async def get(thread_id: str, access: Accessing) -> Response:
+    """A thread, with its status and the values of its state."""
+    thread_id, allowed = await thread_access(access, thread_id, "read")
+    threads = access.gateway.threads
+    return Json(await threads.view(await threads.get(thread_id, allowed)))
+
+
+@router.patch("/{thread_id}", response_model=ThreadShape, summary="Change a thread's metadata")
+async def patch(
+    thread_id: str, body: ThreadPatch, access: Accessing, prefer: Annotated[str, Header()] = ""
+) -> Response:
+    """Merge into a thread's metadata, key by key. `Prefer: return=minimal` answers 204."""
+    metadata = dict(body.metadata or {})
+    thread_id, allowed = await thread_access(access, thread_id, "update", metadata=metadata)
+    changed = await access.gateway.threads.change(thread_id, allowed, metadata=metadata)
+    if prefer == "return=minimal":
+        return Response(status_code=204)
+    return Json(await access.gateway.threads.view(changed))
+
+
+@router.delete("/{thread_id}", status_code=204, summary="Delete a thread")
+async def delete(thread_id: str, access: Accessing) -> Response:
+    """Remove a thread with its runs and its state; runs that go on are stopped first."""
+    thread_id, allowed = await thread_access(access, thread_id, "delete")
+    await access.gateway.threads.delete(thread_id, allowed)
+    return Response(status_code=204)
+
+
+@router.post("/{thread_id}/copy", response_model=ThreadShape, summary="Copy a thread")
+async def copy(thread_id: str, access: Accessing) -> Response:
+    """A new thread with the state and the metadata of this one."""
+    thread_id, allowed = await thread_access(access, thread_id, "read")
+    metadata: dict[str, Any] = {}
+    await access.to("threads", "create", {"metadata": metadata})
+    threads = access.gateway.threads
+    return Json(await threads.view(await threads.copy(thread_id, allowed, metadata)))
+
+
+async def thread_access(access: Access, thread_id: str, action: str, **value: Any) -> tuple[str, Any]:
+    """A thread's id in its one spelling, and which threads the caller may do this with.
+
+    Raises:
+        ApiError: 403, 422.
+    """
+    thread_id = check_uuid(thread_id, "thread_id")
+    return thread_id, await access.to("threads", action, {"thread_id": thread_id, **value})
+
+
+def _shown(view: Mapping[str, Any], select: Sequence[str] | None, extract: Mapping[str, str] | None) -> dict[str, Any]:
+    shown = selected(view, select)
+    if extract:
+        shown["extracted"] = {name: _at(view, path) for name, path in extract.items()}
+    return shown
+
+
+def _at(value: Any, path: str) -> Any:
+    """What lies at a path such as `values.messages[-1].content`; None where nothing does."""
+    for name in path.replace("[", ".[").split("."):
+        try:
+            value = value[int(name[1:-1])] if name.startswith("[") else value[name]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return value

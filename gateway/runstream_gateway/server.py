@@ -1,0 +1,117 @@
+"""The gateway as a process: one port, until a signal."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import uvicorn
+
+from runstream.cli.exits import CommandError
+from runstream_gateway.app import create_app
+from runstream_gateway.core import open_gateway
+from runstream_gateway.settings import GatewaySettings
+from runstream_gateway.streaming import OpenStreams
+from runstream_worker.graphs import GraphSource
+
+_BACKLOG = 2048
+_VANISHED_MS = 30_000
+"""A client that has not acknowledged what it was sent for so long is taken for gone; so is one that is silent."""
+_GRACE = 5
+
+
+class _Server(uvicorn.Server):
+    """Breaks its streams off when it is told to leave: their readers come back to another gateway, or the next."""
+
+    def __init__(self, config: uvicorn.Config, streams: OpenStreams, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._streams = streams
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._streams.close()
+
+
+async def serve(
+    graphs: Mapping[str, GraphSource],
+    settings: GatewaySettings,
+    *,
+    host: str,
+    port: int,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        graphs: by name.
+        settings: how the gateway behaves.
+        host: where it listens.
+        port: where it listens; 0 for any that is free.
+        on_ready: is told the URL when requests are served.
+
+    Raises:
+        CommandError: the port is taken, or the host is none of this machine's.
+    """
+    listening = _listen(host, port)
+    url = _url(host, listening.getsockname()[1])
+    async with open_gateway(graphs, settings) as gateway:
+        config = uvicorn.Config(
+            create_app(gateway),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        logging.getLogger("uvicorn.error").addFilter(_left_open)
+        await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
+
+
+def _left_open(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is worth a reader: that streams are broken off when it leaves is no error."""
+    return "without completing response" not in record.getMessage()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CommandError(f"--host {host}: {error.strerror or error}") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_the_vanished(listening)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listening.setblocking(False)
+    return listening
+
+
+def _notice_the_vanished(listening: socket.socket) -> None:
+    """Have the system notice clients that went without a word; accepted connections inherit it."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 15),
+        ("TCP_KEEPINTVL", 5),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _VANISHED_MS),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _url(host: str, port: int) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - compared
+    return f"http://{shown}:{port}"
