@@ -1,11 +1,9 @@
-"""What one request may do: who calls, and what the guard lets that caller see."""
+"""What of the things of a kind a caller may see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
-
-Resource = Literal["threads", "assistants", "crons", "store"]
+from typing import Any, Protocol
 
 
 class Allowed(Protocol):

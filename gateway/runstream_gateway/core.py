@@ -6,9 +6,19 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph_sdk import Auth
 
 from runstream import Client, ClientSettings
+from runstream.apikeys import ApiKeys
 from runstream_gateway.assistants import ASSISTANT_TTL, Assistants
+from runstream_gateway.auth.guard import Guard, OpenGuard
+from runstream_gateway.auth.handlers import HandlersGuard
+from runstream_gateway.auth.keys import KeysGuard
+from runstream_gateway.auth.limits import Limiter
+from runstream_gateway.auth.tokens import ReadTokens, TokenGuard
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
@@ -29,6 +39,7 @@ class Gateway:
         client: producer and consumer of all runs.
         graphs: those that it can show the state of, by name.
         states, threads, runs, assistants: what it serves.
+        guard: says who calls and what they may do; `limiter` holds them to how much; `tokens` makes read tokens.
         streams: those that are open in this process.
     """
 
@@ -39,16 +50,22 @@ class Gateway:
     threads: Threads
     runs: Runs
     assistants: Assistants
+    guard: Guard
+    limiter: Limiter
+    tokens: ReadTokens
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
 @asynccontextmanager
-async def open_gateway(graphs: Mapping[str, GraphSource], settings: GatewaySettings) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    graphs: Mapping[str, GraphSource], settings: GatewaySettings, *, auth: Auth | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for as long as the block lasts.
 
     Args:
         graphs: by name, as `runstream_worker.graphs.load_graphs` gives them.
         settings: how it behaves.
+        auth: a project's own handlers, which say who may do what.
 
     Raises:
         InvalidRequest: a setting is out of its range.
@@ -57,18 +74,42 @@ async def open_gateway(graphs: Mapping[str, GraphSource], settings: GatewaySetti
     async with AsyncExitStack() as stack:
         client_settings = ClientSettings(namespace=settings.namespace, max_request_bytes=settings.max_body_bytes)
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
-        saver = await stack.enter_async_context(
-            open_checkpointer(
-                settings.checkpointer_url or "redis",
-                runs_url=settings.redis_url,
-                namespace=settings.namespace,
-                ttl=settings.thread_ttl,
-            )
-        )
-        states = States(graphs, saver, keep_own=settings.checkpointer_url is None)
+        states = States(graphs, await _saver(stack, settings), keep_own=settings.checkpointer_url is None)
         documents = client.documents("thread", ttl=settings.thread_ttl)
-        threads = Threads(client, documents, states, show_errors=settings.show_errors)
         runs = Runs(client, documents, states, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
-        assistants = Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs)
-        yield Gateway(settings, client, graphs, states, threads, runs, assistants)
+        limiter = await stack.enter_async_context(Limiter(client.quotas))
+        tokens = ReadTokens(client, settings.token_secret)
+        yield Gateway(
+            settings=settings,
+            client=client,
+            graphs=graphs,
+            states=states,
+            threads=Threads(client, documents, states, show_errors=settings.show_errors),
+            runs=runs,
+            assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs),
+            guard=_guard(client, tokens, auth, api_keys=settings.api_keys),
+            limiter=limiter,
+            tokens=tokens,
+        )
+
+
+async def _saver(stack: AsyncExitStack, settings: GatewaySettings) -> BaseCheckpointSaver[Any] | None:
+    return await stack.enter_async_context(
+        open_checkpointer(
+            settings.checkpointer_url or "redis",
+            runs_url=settings.redis_url,
+            namespace=settings.namespace,
+            ttl=settings.thread_ttl,
+        )
+    )
+
+
+def _guard(client: Client, tokens: ReadTokens, auth: Auth | None, *, api_keys: bool) -> Guard:
+    """Who is asked what a caller may do: a project's own handlers, or the holder of the keys, or nobody."""
+    if auth is not None:
+        return TokenGuard(tokens, HandlersGuard(auth))
+    if api_keys:
+        keys = KeysGuard(ApiKeys(client))
+        return TokenGuard(tokens, keys, vouch=keys.vouch)
+    return TokenGuard(tokens, OpenGuard())

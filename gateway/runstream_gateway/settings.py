@@ -37,6 +37,8 @@ class GatewaySettings:
         body_timeout: how long a request's body may take to arrive.
         show_errors: tell the messages of all exceptions, also of those that may hold what is nobody's business.
         mount_prefix: the path under which everything is, such as `/api`.
+        api_keys: whether callers need one of the keys that `runstream keys` makes.
+        token_secret: by which read tokens are signed, the same for all gateways; one kept in Redis when left out.
         cors: who may call from a browser.
     """
 
@@ -50,6 +52,8 @@ class GatewaySettings:
     body_timeout: float = 30.0
     show_errors: bool = False
     mount_prefix: str = ""
+    api_keys: bool = False
+    token_secret: str | None = field(default=None, repr=False)
     cors: Cors = field(default_factory=Cors)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -83,6 +83,7 @@ class FrameResponse(Response):
     Args:
         source: opens what gives the frames.
         streams: the process's.
+        slot: what the stream holds, and gives back when it is over.
         heartbeat: seconds between comments.
         headers: of the response.
     """
@@ -91,6 +92,7 @@ class FrameResponse(Response):
         self,
         source: Callable[[], AbstractAsyncContextManager[Source]],
         streams: OpenStreams,
+        slot: AsyncExitStack,
         *,
         heartbeat: float,
         headers: Mapping[str, str] | None = None,
@@ -100,13 +102,14 @@ class FrameResponse(Response):
         del self.headers["content-length"]
         self._source = source
         self._streams = streams
+        self._slot = slot
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
-        await send(_start(self))
         try:
-            async with self._streams.entered(receive), self._source() as source:
+            async with self._slot, self._streams.entered(receive), self._source() as source:
+                await send(_start(self))
                 await self._pump(source, send)
         except ReaderLeft:
             # An answer that breaks off is one that clients ask for again; an orderly end would be the run's.
@@ -132,6 +135,7 @@ class TextResponse(Response):
     Args:
         pieces: opens what gives them.
         streams: the process's.
+        slot: what the stream holds, and gives back when it is over.
         headers: of the response.
     """
 
@@ -139,6 +143,7 @@ class TextResponse(Response):
         self,
         pieces: Callable[[], AsyncIterator[str]],
         streams: OpenStreams,
+        slot: AsyncExitStack,
         *,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -147,12 +152,13 @@ class TextResponse(Response):
         del self.headers["content-length"]
         self._pieces = pieces
         self._streams = streams
+        self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
-        await send(_start(self))
         try:
-            async with self._streams.entered(receive):
+            async with self._slot, self._streams.entered(receive):
+                await send(_start(self))
                 async for piece in self._pieces():
                     await send(_part(piece.encode()))
         except ReaderLeft:
@@ -166,6 +172,7 @@ class AwaitedResponse(Response):
     Args:
         answer: waits for it and gives it as bytes.
         streams: the process's.
+        slot: what the stream holds, and gives back when it is over.
         heartbeat: seconds between line breaks.
         headers: of the response.
     """
@@ -174,6 +181,7 @@ class AwaitedResponse(Response):
         self,
         answer: Callable[[], Awaitable[bytes]],
         streams: OpenStreams,
+        slot: AsyncExitStack,
         *,
         heartbeat: float,
         headers: Mapping[str, str] | None = None,
@@ -183,13 +191,14 @@ class AwaitedResponse(Response):
         del self.headers["content-length"]
         self._answer = answer
         self._streams = streams
+        self._slot = slot
         self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
-        await send(_start(self))
         try:
-            async with self._streams.entered(receive):
+            async with self._slot, self._streams.entered(receive):
+                await send(_start(self))
                 body = await self._awaited(send)
         except ReaderLeft:
             return

@@ -30,6 +30,7 @@ from runstream.faults import patiently
 from runstream.fold import Fold
 from runstream.keys import Keys
 from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
+from runstream.quotas import Quotas
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, RunRequest, check_reason, check_thread_id, prepare
 from runstream.requeue import prepare_again, request_of
@@ -594,6 +595,11 @@ class Client:
             raise InvalidRequest("kind", f"{kind!r} must be a word")
         check_number("ttl", ttl, least=0.001)
         return Documents(self._redis, self._keys, self._scripts, self._call, kind, ttl=ttl)
+
+    @property
+    def quotas(self) -> Quotas:
+        """Counts what the callers of a service in front of runstream do, with this client's connections."""
+        return Quotas(self._redis, self._keys, self._scripts, self._call)
 
 
 async def _first(runs: AsyncIterator[RunInfo], limit: int, status: Status | None = None) -> list[RunInfo]:

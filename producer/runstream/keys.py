@@ -140,6 +140,14 @@ class Keys:
         """Sorted set: the documents of a kind (by id) by the time in ms of their first write."""
         return f"{self.tag}:documents:{kind}"
 
+    def rate(self, subject: str) -> str:
+        """Hash: what is left of the requests that somebody may make at once."""
+        return f"{self.tag}:rate:{subject}"
+
+    def places(self, kind: str, subject: str) -> str:
+        """Sorted set: what somebody has of a limited kind, such as open streams, by the time in ms until when."""
+        return f"{self.tag}:places:{kind}:{subject}"
+
     def wake(self, reader_id: str) -> str:
         """Stream: written by a reading process to wake its own blocked read."""
         return f"{self.tag}:wake:{reader_id}"

@@ -20,8 +20,9 @@ from runstream.keys import Keys
 from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
-    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap", "document", "forget"
-]
+    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap",
+    "document", "forget", "spend", "hold",
+]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
 
@@ -404,6 +405,16 @@ class Scripts:
         keys = [self._keys.document(kind, document_id), self._keys.documents(kind)]
         reply = await self._run("document", keys, [document_id, version, text, ttl, write])
         return int(reply[1]) if _text(reply[0]) == "ok" else None
+
+    async def spend(self, subject: str, *, rate: float, burst: int, wanted: int) -> int:
+        """Take requests off what somebody may make; the ms after which there are as many, 0 where they were taken."""
+        reply = await self._run("spend", [self._keys.rate(subject)], [f"{rate:.6f}", burst, wanted])
+        return 0 if _text(reply[0]) == "ok" else int(reply[1])
+
+    async def hold(self, kind: str, subject: str, names: Sequence[str], *, most: int, held: int, known: int) -> bool:
+        """Give somebody's things places, if there are as many; `held` and `known` are in ms."""
+        reply = await self._run("hold", [self._keys.places(kind, subject)], [most, held, known, *names])
+        return bool(_text(reply[0]) == "ok")
 
     def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:
         return [self._keys.run_id(_text(key)) for key in run_keys]

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from runstream.cli.app import Commands
 from runstream.cli.exits import CommandError
+from runstream_gateway.commands import keys
 
 _NEEDED = ("fastapi", "uvicorn", "langgraph", "langgraph_sdk", "orjson")
 
@@ -16,6 +17,7 @@ _NEEDED = ("fastapi", "uvicorn", "langgraph", "langgraph_sdk", "orjson")
 def register(commands: Commands) -> None:
     """Add the commands; the entry point of `runstream.commands`."""
     _add_gateway(commands)
+    keys.add(commands)
 
 
 def _with_extra(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

@@ -29,11 +29,11 @@ async def new_stream(access: Access, created: Created, body: StatelessRunCreate,
     stop_when_left = body.on_disconnect == "cancel"
     headers = created.headers("stream")
     if wants_text(request):
-        return text_stream(access, info, headers=headers, stop_when_left=stop_when_left)
-    return _frames(access, info, Beginning(), headers=headers, stop_when_left=stop_when_left)
+        return await text_stream(access, info, headers=headers, stop_when_left=stop_when_left)
+    return await _frames(access, info, Beginning(), headers=headers, stop_when_left=stop_when_left)
 
 
-def joined_stream(
+async def joined_stream(
     access: Access,
     info: RunInfo,
     last_event_id: str | None,
@@ -44,15 +44,15 @@ def joined_stream(
     """The stream of a run for somebody who has come later, or comes back.
 
     Raises:
-        ApiError: 422, `Last-Event-ID` is no id.
+        ApiError: 422, `Last-Event-ID` is no id; 429, the caller has too many streams open.
     """
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
     headers = {"location": f"{path}/stream", "content-location": path}
     beginning = Beginning.of(last_event_id)
-    return _frames(access, info, beginning, modes=modes, headers=headers, stop_when_left=stop_when_left)
+    return await _frames(access, info, beginning, modes=modes, headers=headers, stop_when_left=stop_when_left)
 
 
-def _frames(
+async def _frames(
     access: Access,
     info: RunInfo,
     beginning: Beginning,
@@ -67,10 +67,12 @@ def _frames(
         reader: Reader = gateway.runs.reader(info, beginning, modes=modes, stop_when_left=stop_when_left)
         return reader
 
-    return FrameResponse(source, gateway.streams, heartbeat=gateway.settings.heartbeat, headers=headers)
+    return FrameResponse(
+        source, gateway.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
+    )
 
 
-def text_stream(
+async def text_stream(
     access: Access, info: RunInfo, *, headers: Mapping[str, str] | None = None, stop_when_left: bool = False
 ) -> Response:
     """The words of a run's AI messages.
@@ -93,7 +95,7 @@ def text_stream(
             yield f"\n[{failed}]"
         yield "\n"
 
-    return TextResponse(pieces, access.gateway.streams, headers=headers)
+    return TextResponse(pieces, access.gateway.streams, await access.stream_slot(), headers=headers)
 
 
 async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, stop_when_left: bool) -> Response:
@@ -107,4 +109,6 @@ async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, st
                     pass
         return dumps(await gateway.runs.outcome(run_id))
 
-    return AwaitedResponse(answer, gateway.streams, heartbeat=gateway.settings.heartbeat, headers=headers)
+    return AwaitedResponse(
+        answer, gateway.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
+    )

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from runstream_gateway.access import EVERYTHING, Allowed, Resource
+from runstream_gateway.auth.caller import Caller, Filter
+from runstream_gateway.auth.guard import Action, Resource
 from runstream_gateway.core import Gateway
 from runstream_gateway.jsonbytes import dumps
 
 
 class Access:
-    """What one request may do."""
+    """What one request may do.
 
-    def __init__(self, gateway: Gateway, connection: HTTPConnection) -> None:
+    Attributes:
+        gateway: that it came to.
+        caller: who makes it.
+    """
+
+    def __init__(self, gateway: Gateway, caller: Caller) -> None:
         self.gateway = gateway
-        self._connection = connection
+        self.caller = caller
 
-    async def to(self, resource: Resource, action: str, value: dict[str, Any]) -> Allowed:  # noqa: ARG002 - wired next
+    async def to(self, resource: Resource, action: Action, value: dict[str, Any]) -> Filter:
         """Ask whether the caller may do something, and with which things of the kind.
 
         Args:
@@ -33,12 +40,29 @@ class Access:
         Raises:
             ApiError: 403, the caller may not.
         """
-        return EVERYTHING
+        return await self.gateway.guard.authorize(self.caller, resource, action, value)
+
+    async def stream_slot(self) -> AsyncExitStack:
+        """Count one more stream of the caller's, until what is returned is closed.
+
+        Raises:
+            ApiError: 429, too many are open.
+        """
+        stack = AsyncExitStack()
+        await stack.enter_async_context(self.gateway.limiter.stream(self.caller))
+        return stack
 
     @property
     def configurable(self) -> dict[str, Any]:
-        """What graphs are told of who calls."""
-        return {}
+        """What graphs are told of who calls, by the names of LangGraph's own server."""
+        if not self.caller.identity:
+            return {}
+        return {
+            "user_id": self.caller.identity,
+            "langgraph_auth_user": dict(self.caller.user),
+            "langgraph_auth_user_id": self.caller.identity,
+            "langgraph_auth_permissions": list(self.caller.permissions),
+        }
 
 
 def gateway_of(connection: HTTPConnection) -> Gateway:
@@ -51,9 +75,14 @@ async def access_of(request: Request) -> Access:
     """What a request may do.
 
     Raises:
-        ApiError: 401, nobody knows who calls.
+        ApiError: 401 and 403, the caller is not known or not wanted; 413 and 429, it wants too much.
     """
-    return Access(gateway_of(request), request)
+    gateway = gateway_of(request)
+    caller = await gateway.guard.authenticate(request)
+    await gateway.limiter.admit(caller)
+    length = request.headers.get("content-length", "")
+    gateway.limiter.check_size(caller, int(length) if length.isdigit() else len(await request.body()))
+    return Access(gateway, caller)
 
 
 Accessing = Annotated[Access, Depends(access_of)]

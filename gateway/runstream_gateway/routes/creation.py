@@ -78,7 +78,8 @@ async def _submit(access: Access, submission: Submission, body: StatelessRunCrea
     gateway = access.gateway
     keeps_short = submission.thread is None and not body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
-    run = await submit(gateway.client, submission, retention=retention)
+    async with gateway.limiter.runs(access.caller, [submission.run_id]):
+        run = await submit(gateway.client, submission, retention=retention)
     return Created(run, submission.thread is not None)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from runstream import RunInfo
+from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
@@ -97,14 +98,16 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, thread_id, run_id, "read")
     if wants_text(request):
-        return text_stream(access, info)
-    return joined_stream(access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect)
+        return await text_stream(access, info)
+    return await joined_stream(
+        access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+    )
 
 
 @router.get("/{run_id}/text", summary="Stream a run's words")
 async def text(thread_id: str, run_id: str, access: Accessing) -> Response:
     """The words of a run's AI messages as plain text, from its start: for `curl -N`."""
-    return text_stream(access, await find(access, thread_id, run_id, "read"))
+    return await text_stream(access, await find(access, thread_id, run_id, "read"))
 
 
 @router.post("/{run_id}/cancel", summary="Cancel a run")
@@ -158,7 +161,7 @@ async def _chosen(access: Access, body: CancelMany) -> list[RunInfo]:
     return await access.gateway.runs.unended(statuses, allowed)
 
 
-async def find(access: Access, thread_id: str, run_id: str, action: str) -> RunInfo:
+async def find(access: Access, thread_id: str, run_id: str, action: Action) -> RunInfo:
     """A run on a thread, if the caller may do this with it.
 
     Raises:
@@ -169,7 +172,7 @@ async def find(access: Access, thread_id: str, run_id: str, action: str) -> RunI
     return await access.gateway.runs.find(run_id, allowed, thread_id=thread_id)
 
 
-async def _thread(access: Access, thread_id: str, action: str) -> Any:
+async def _thread(access: Access, thread_id: str, action: Action) -> Any:
     thread_id = check_uuid(thread_id, "thread_id")
     allowed = await access.to("threads", action, {"thread_id": thread_id})
     return await access.gateway.threads.get(thread_id, allowed)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from runstream import RunInfo
+from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
@@ -79,11 +80,15 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await _find(access, run_id)
     if wants_text(request):
-        return text_stream(access, info)
-    return joined_stream(access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect)
+        return await text_stream(access, info)
+    return await joined_stream(
+        access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+    )
 
 
 async def _find(access: Access, run_id: str) -> RunInfo:
     run_id = check_uuid(run_id, "run_id")
-    allowed = await access.to("threads", "read", {"run_id": run_id})
+    # First the run, for what may be read of it is a question of its thread.
+    info = await access.gateway.runs.find(run_id, EVERYTHING)
+    allowed = await access.to("threads", "read", {"thread_id": info.thread_id, "run_id": run_id})
     return await access.gateway.runs.find(run_id, allowed)

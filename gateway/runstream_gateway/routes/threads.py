@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header
 from starlette.responses import Response
 
+from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
@@ -121,7 +122,7 @@ async def copy(thread_id: str, access: Accessing) -> Response:
     return Json(await threads.view(await threads.copy(thread_id, allowed, metadata)))
 
 
-async def thread_access(access: Access, thread_id: str, action: str, **value: Any) -> tuple[str, Any]:
+async def thread_access(access: Access, thread_id: str, action: Action, **value: Any) -> tuple[str, Any]:
     """A thread's id in its one spelling, and which threads the caller may do this with.
 
     Raises:

@@ -44,6 +44,10 @@ class Commands:
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="name", required=True)
 
+    def group(self, name: str, *, about: str, example: str) -> Commands:
+        """Add a command that has commands of its own, and nothing else; returns what takes these."""
+        return Commands(self._parser(name, about, example))
+
     def add(
         self,
         name: str,
@@ -65,15 +69,7 @@ class Commands:
         Returns:
             Its parser, for the command's own arguments.
         """
-        indented = "\n".join(f"  {line}" for line in example.strip().splitlines())
-        parser = self._subparsers.add_parser(
-            name,
-            help=about,
-            description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example:\n{indented}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        parser = self._parser(name, about, example)
         parser.set_defaults(run=run)
         common = parser.add_argument_group("everywhere")
         said = {**_COMMON_HELPS, **(helps or {})}
@@ -81,6 +77,17 @@ class Commands:
         common.add_argument("--namespace", metavar="NS", help=said["namespace"])
         common.add_argument("--json", action="store_true", help=said["json"])
         return parser
+
+    def _parser(self, name: str, about: str, example: str) -> argparse.ArgumentParser:
+        indented = "\n".join(f"  {line}" for line in example.strip().splitlines())
+        return self._subparsers.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example:\n{indented}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
