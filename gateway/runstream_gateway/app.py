@@ -24,7 +24,7 @@ from runstream import (
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
 from runstream_gateway.middleware import Bodies
-from runstream_gateway.routes import runs, state, stateless, threads
+from runstream_gateway.routes import runs, state, stateless, threads, tokens, websocket
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
 
@@ -40,7 +40,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     """The application that serves a gateway, which stays its owner's to close."""
     app = FastAPI(title="runstream", version=__version__, description=_ABOUT, redoc_url=None)
     app.state.gateway = gateway
-    for router in (runs.many, stateless.router, runs.router, threads.router, state.router):
+    routers = (runs.many, stateless.router, runs.router, threads.router, state.router, tokens.router, websocket.router)
+    for router in routers:
         app.include_router(router)
     _answer_errors(app)
     settings = gateway.settings

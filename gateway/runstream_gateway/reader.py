@@ -12,7 +12,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.translate import Translator
 
-_FROM_THE_START = frozenset(("-1", "-", "0", "0-0"))
+FROM_THE_START = frozenset(("-1", "-", "0", "0-0"))
 
 RestoreValues = Callable[[str], Awaitable[Any]]
 """Gives the values of a run's thread at a checkpoint; None where it is not there any more."""
@@ -34,7 +34,7 @@ class Beginning:
         """
         if not last_event_id:
             return cls(live=True)
-        if last_event_id in _FROM_THE_START:
+        if last_event_id in FROM_THE_START:
             return cls()
         try:
             return cls(after=str(EventId.parse(last_event_id, "Last-Event-ID")))

@@ -71,6 +71,8 @@ async def serve(
             timeout_graceful_shutdown=_GRACE,
             h11_max_incomplete_event_size=64 * 1024,
         )
+        # It tells the addresses of WebSockets, in which tokens may be.
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
         await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
 

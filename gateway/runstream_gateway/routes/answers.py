@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import Request
 from starlette.responses import Response
 
-from runstream import RunFailedError, RunInfo, text_of
+from runstream import RunFailedError, RunInfo, SpokenText
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
@@ -16,6 +16,8 @@ from runstream_gateway.reader import Beginning, Reader
 from runstream_gateway.routes.common import Access
 from runstream_gateway.routes.creation import Created
 from runstream_gateway.streaming import AwaitedResponse, FrameResponse, Source, TextResponse
+
+_TAKEN_BACK = "[a worker was lost, and another goes on; what stands now:]"
 
 
 def wants_text(request: Request) -> bool:
@@ -85,10 +87,13 @@ async def text_stream(
     client = access.gateway.client
 
     async def pieces() -> AsyncIterator[str]:
+        spoken = SpokenText()
         async with client.tail(info.run_id, on_disconnect="stop" if stop_when_left else "continue") as events:
             async for event in events:
-                if event.mode == "messages":
-                    yield text_of(event.data[0])
+                text = spoken.apply(event)
+                if text is not None:
+                    # What has been printed stays on a terminal; so it is said that it is void, and then what stands.
+                    yield f"\n{_TAKEN_BACK}\n{text}" if text.replaces else text
         try:
             await client.wait(info.run_id)
         except RunFailedError as failed:

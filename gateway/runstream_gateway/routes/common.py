@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, WebSocket
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -82,6 +82,18 @@ async def access_of(request: Request) -> Access:
     await gateway.limiter.admit(caller)
     length = request.headers.get("content-length", "")
     gateway.limiter.check_size(caller, int(length) if length.isdigit() else len(await request.body()))
+    return Access(gateway, caller)
+
+
+async def access_of_websocket(websocket: WebSocket) -> Access:
+    """What whoever opened a WebSocket may do.
+
+    Raises:
+        ApiError: 401 and 403, the caller is not known or not wanted; 429, it wants too much.
+    """
+    gateway = gateway_of(websocket)
+    caller = await gateway.guard.authenticate(websocket)
+    await gateway.limiter.admit(caller)
     return Access(gateway, caller)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
-from fastapi import APIRouter, Body, Header
+from fastapi import APIRouter, Body, Header, Query
 from starlette.responses import Response
 
 from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
+from runstream_gateway.routes.common import Access, Accessing, Json, paged, query_list, selected
 from runstream_gateway.shapes import REFUSALS, ThreadShape
+from runstream_gateway.streaming import FrameResponse
+from runstream_gateway.thread_reader import ThreadMode, ThreadReader
 from runstream_gateway.threads import ThreadQuery
 
 router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS)
@@ -120,6 +122,34 @@ async def copy(thread_id: str, access: Accessing) -> Response:
     await access.to("threads", "create", {"metadata": metadata})
     threads = access.gateway.threads
     return Json(await threads.view(await threads.copy(thread_id, allowed, metadata)))
+
+
+@router.get("/{thread_id}/stream", summary="Stream a thread")
+async def stream(
+    thread_id: str,
+    access: Accessing,
+    last_event_id: Annotated[
+        str | None, Header(description="Go on behind this event; `-` for all that is kept.")
+    ] = None,
+    stream_mode: Annotated[list[str] | None, Query(description="`run_modes`, `lifecycle`, `state_update`.")] = None,
+    stream_modes: Annotated[list[str] | None, Query(description="The same, as LangGraph's server reads it.")] = None,
+) -> Response:
+    """The streams of the thread's runs, one after the other. It does not end by itself."""
+    thread_id, allowed = await thread_access(access, thread_id, "read")
+    gateway = access.gateway
+    await gateway.threads.get(thread_id, allowed)
+    modes = _thread_modes(query_list([*(stream_mode or ()), *(stream_modes or ())]))
+    reader = ThreadReader(gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes)
+    slot = await access.stream_slot()
+    return FrameResponse(lambda: reader, gateway.streams, slot, heartbeat=gateway.settings.heartbeat)
+
+
+def _thread_modes(modes: Sequence[str] | None) -> list[ThreadMode]:
+    known = get_args(ThreadMode)
+    for mode in modes or ():
+        if mode not in known:
+            raise ApiError(422, f"stream_mode: {mode!r} must be one of {', '.join(known)}")
+    return cast("list[ThreadMode]", list(modes or ()))
 
 
 async def thread_access(access: Access, thread_id: str, action: Action, **value: Any) -> tuple[str, Any]:

@@ -1,0 +1,74 @@
+"""A run's stream over a WebSocket, beside SSE on the same path: the same frames, ids and ways to resume."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, WebSocket
+from redis.exceptions import RedisError
+from starlette.websockets import WebSocketDisconnect
+
+from runstream import RunInfo, RunNotFound
+from runstream_gateway.errors import ApiError
+from runstream_gateway.reader import Beginning
+from runstream_gateway.routes.common import Access, access_of_websocket, query_list
+from runstream_gateway.routes.runs import find
+from runstream_gateway.streaming import ReaderLeft
+
+router = APIRouter(tags=["runs"])
+_REFUSED = 4000
+"""A refusal's HTTP status is added: 4404 for what is not there. The range is for private use (RFC 6455, 7.4.2)."""
+_GOING_AWAY = 1001
+_FAILED = 1011
+_LONGEST_REASON = 120
+
+
+@router.websocket("/threads/{thread_id}/runs/{run_id}/stream")
+async def stream(
+    websocket: WebSocket,
+    thread_id: str,
+    run_id: str,
+    last_event_id: str | None = None,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+) -> None:
+    """Send a run's frames as objects with `event`, `data` and `id`; closed with 1000 after the run's end.
+
+    Without `last_event_id` (or a header `Last-Event-ID`) the reader begins with what comes from now on.
+    """
+    # Refused before it is accepted, a browser is not told why.
+    await websocket.accept()
+    try:
+        access = await access_of_websocket(websocket)
+        info = await find(access, thread_id, run_id, "read")
+        beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"))
+        async with await access.stream_slot():
+            await _pump(websocket, access, info, beginning, query_list(stream_mode))
+    except ApiError as error:
+        await websocket.close(_REFUSED + error.status, error.detail[:_LONGEST_REASON])
+    except ReaderLeft:
+        await _say_goodbye(websocket, _GOING_AWAY, "the gateway shuts down; go on from the last id")
+    except (RunNotFound, RedisError) as error:
+        await _say_goodbye(websocket, _FAILED, str(error))
+    else:
+        await _say_goodbye(websocket, 1000, "the run has ended")
+
+
+async def _pump(
+    websocket: WebSocket, access: Access, info: RunInfo, beginning: Beginning, modes: list[str] | None
+) -> None:
+    gateway = access.gateway
+    async with (
+        gateway.streams.entered(websocket.receive),
+        gateway.runs.reader(info, beginning, modes=modes) as reader,
+    ):
+        while (frames := await reader.batch()) is not None:
+            for frame in frames:
+                await websocket.send_text(frame.text)
+
+
+async def _say_goodbye(websocket: WebSocket, code: int, reason: str) -> None:
+    try:
+        await websocket.close(code, reason[:_LONGEST_REASON])
+    except (RuntimeError, WebSocketDisconnect):
+        # It has been closed by the other side.
+        return
