@@ -116,17 +116,17 @@ class ThreadReader:
 
     async def _next_run(self) -> None:
         """Wait for the next run that has begun, in the order of their creation, and begin to read it."""
-        while (info := await self._begun()) is None:
+        while (info := await self._begun()) is None:  # noqa: ASYNC110 - another process begins it
             await asyncio.sleep(_LOOK_AGAIN)
-        self._read.add(info.run_id)
-        self._run_id = info.run_id
-        place, self._place = self._place, None
+        place = self._place
         is_there = self._live and info.status == Status.RUNNING
         beginning = Beginning(live=True) if is_there else Beginning()
         if place is not None and place.run_id == info.run_id:
             beginning = Beginning(after=place.event_id)
-        self._live = False
-        self._reader = await self._runs.reader(info, beginning).__aenter__()
+        reader = await self._runs.reader(info, beginning).__aenter__()
+        # All at once, for a heartbeat may have cancelled what comes before.
+        self._reader, self._run_id, self._place, self._live = reader, info.run_id, None, False
+        self._read.add(info.run_id)
 
     async def _begun(self) -> RunInfo | None:
         waiting = (info for info in await self._infos() if info.run_id not in self._read)

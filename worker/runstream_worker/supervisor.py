@@ -1,4 +1,4 @@
-"""Worker processes: started, watched, ended; and the supervisor that keeps a number of them.
+"""Worker and gateway processes: started, watched, ended; and the supervisor that keeps a number of workers.
 
 Parent and worker hold the two ends of a socket pair. The worker writes one line when it is ready; its end of file tells
 it that the parent is gone, however that ended, and then it leaves, too.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 from runstream.cli.exits import CommandError, Exit
 
@@ -59,17 +59,19 @@ class WorkerNotStarted(CommandError):
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """How to start a worker.
+    """How to start a worker, or a gateway.
 
     Attributes:
-        arguments: those of `runstream worker`.
+        arguments: those of `runstream worker`, or of what `role` says.
         environment: what is added to this process's. Redis's URL belongs here: everybody can see arguments.
         errors: where its standard error goes; this process's when left out.
+        role: which command of `runstream` it is.
     """
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     errors: IO[bytes] | None = None
+    role: Literal["worker", "gateway"] = "worker"
 
 
 class WorkerProcess:
@@ -87,7 +89,7 @@ class WorkerProcess:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 # -P: what is in the current folder must not stand for what the worker imports; graphs find it later.
-                *(sys.executable, "-P", "-m", "runstream", "worker"),
+                *(sys.executable, "-P", "-m", "runstream", command.role),
                 f"--supervised-by={theirs.fileno()}",
                 *command.arguments,
                 pass_fds=(theirs.fileno(),),
@@ -109,13 +111,21 @@ class WorkerProcess:
         Raises:
             WorkerNotStarted: it has ended instead.
         """
+        return Ready.from_json(await self.ready_line())
+
+    async def ready_line(self) -> bytes:
+        """Wait until it is ready; what it says then, a line of JSON.
+
+        Raises:
+            WorkerNotStarted: it has ended instead.
+        """
         loop = asyncio.get_running_loop()
         line = b""
         with suppress(ConnectionError):
             while not line.endswith(b"\n") and (received := await loop.sock_recv(self._lifeline, 4096)):
                 line += received
         if line.endswith(b"\n"):
-            return Ready.from_json(line)
+            return line
         raise WorkerNotStarted(await self.wait())
 
     def terminate(self) -> None:
@@ -149,8 +159,12 @@ class Parent:
 
     def tell(self, ready: Ready) -> None:
         """Say that this worker takes runs."""
+        self.tell_line(ready.to_json())
+
+    def tell_line(self, line: str) -> None:
+        """Say that this process is ready."""
         with suppress(ConnectionError):  # it is gone; `watch` notices
-            self._socket.sendall(f"{ready.to_json()}\n".encode())
+            self._socket.sendall(f"{line}\n".encode())
 
     def watch(self, grace: float) -> None:
         """From now on, leave when the parent is gone: like after SIGTERM, and for good if that takes too long."""

@@ -64,6 +64,7 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         help="as the workers have it; else RUNSTREAM_CHECKPOINTER, else redis",
     )
     parser.add_argument("--show-errors", action="store_true", help="tell clients the messages of all exceptions")
+    parser.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
 
 

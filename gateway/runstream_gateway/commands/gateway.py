@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 
 from runstream.cli.exits import Exit
 from runstream.cli.session import namespace, redis_url
@@ -11,6 +12,7 @@ from runstream.cli.terminal import Output
 from runstream_gateway.server import serve
 from runstream_gateway.settings import GatewaySettings
 from runstream_worker.commands.worker import load, set_up_logging
+from runstream_worker.supervisor import Parent
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,11 +27,18 @@ def run(args: argparse.Namespace) -> int:
         show_errors=args.show_errors,
     )
 
+    parent = Parent(args.supervised_by) if args.supervised_by is not None else None
+    if parent is not None:
+        parent.watch(0.0)
+
     def tell(url: str) -> None:
-        if output.pretty:
+        ready = {"ready": True, "url": url, "graphs": list(graphs)}
+        if parent is not None:
+            parent.tell_line(json.dumps(ready))
+        elif output.pretty:
             output.line(f"gateway is ready at {url}: {', '.join(graphs)}")
         else:
-            output.json({"ready": True, "url": url, "graphs": list(graphs)})
+            output.json(ready)
 
     asyncio.run(serve(graphs, settings, host=args.host, port=args.port, on_ready=tell))
     return Exit.OK

@@ -128,9 +128,7 @@ async def copy(thread_id: str, access: Accessing) -> Response:
 async def stream(
     thread_id: str,
     access: Accessing,
-    last_event_id: Annotated[
-        str | None, Header(description="Go on behind this event; `-` for all that is kept.")
-    ] = None,
+    last_event_id: Annotated[str | None, Header(description="Go on behind this event; `-` for all.")] = None,
     stream_mode: Annotated[list[str] | None, Query(description="`run_modes`, `lifecycle`, `state_update`.")] = None,
     stream_modes: Annotated[list[str] | None, Query(description="The same, as LangGraph's server reads it.")] = None,
 ) -> Response:

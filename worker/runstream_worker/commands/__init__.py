@@ -16,6 +16,7 @@ from runstream.cli.exits import CommandError
 from runstream_worker.commands import demo, dev, worker
 
 _NEEDED = ("arq", "langgraph", "langchain", "langchain_openai", "orjson", "watchfiles")
+_NEEDED_BY_GATEWAY = ("runstream_gateway", "fastapi", "uvicorn")
 _FOREVER = 1e9
 
 
@@ -62,11 +63,14 @@ def _add_dev(commands: Commands) -> None:
     parser = commands.add(
         "dev",
         _with_extra(dev.run),
-        about="develop: a worker that reloads when a file changes, with an embedded Redis unless one is named",
-        example="runstream dev my_agent.py:graph\nrunstream dev --config langgraph.json",
+        about="develop: a worker and the HTTP API, which reload when a file changes; and Redis, unless one is named",
+        example="runstream dev my_agent.py:graph\nrunstream dev      # in the folder of a langgraph.json",
         helps={"redis": "of Redis; else RUNSTREAM_REDIS_URL, else an embedded one"},
     )
     _add_worker_options(parser, grace=5.0)
+    parser.add_argument("--no-gateway", action="store_true", default=not has_gateway(), help="no HTTP API")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="where the HTTP API listens (127.0.0.1)")
+    parser.add_argument("--port", type=_port, metavar="P", help="2024, or another if that is taken")
 
 
 def _add_worker(commands: Commands) -> None:
@@ -117,6 +121,17 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for steps to end in ({grace:g})"
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
+
+
+def has_gateway() -> bool:
+    """Whether the HTTP API is installed."""
+    return all(find_spec(name) is not None for name in _NEEDED_BY_GATEWAY)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:
