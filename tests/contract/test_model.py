@@ -42,11 +42,12 @@ from runstream.scripts import Append, Cause, Claimed, Enqueue, Hold, Scripts
 
 EXAMPLES = int(os.environ.get("RUNSTREAM_MODEL_EXAMPLES", "40"))
 STEPS = int(os.environ.get("RUNSTREAM_MODEL_STEPS", "50"))
-TICK = 1_000_000
-"""Milliseconds: a tick is long, so that what a step takes does not matter."""
+TICK = 960_000
+"""Milliseconds: a tick is long, so that what a step takes does not matter; and a day is a whole number of them."""
 LEASE = 2.5
 RETENTION = 3.5
-DEAD_KEPT = 7 * 24 * 3600 * 1000 / TICK
+DAY = 24 * 3600 * 1000 / TICK
+DEAD_KEPT = 7 * DAY
 TTL = 70
 """Longer than all that may pass in one history, in ticks: nothing that is at work expires."""
 LONGEST = 60
@@ -95,7 +96,7 @@ def wanted() -> st.SearchStrategy[Wanted]:
         strategy=st.sampled_from(("enqueue", "enqueue", *STRATEGIES)),
         due=st.sampled_from((0, 0, 0, 1, 2, 3)),
         absolute=st.booleans(),
-        wait=st.sampled_from((9.25, 9.25, 2.25)),
+        wait=st.sampled_from((9.25, 9.25, 2.25, DAY + 9.25)),
         max_attempts=st.integers(1, 3),
         key=st.sampled_from((None, None, None, "k")),
         digest=st.sampled_from(("d1", "d1", "d2")),
@@ -130,7 +131,7 @@ class RunMachine(RuleBasedStateMachine):
         self.call(self.redis.flushdb())
         self.keys = Keys("model")
         self.scripts = Scripts(self.redis, self.keys)
-        self.model = Model(LEASE, DEAD_KEPT)
+        self.model = Model(LEASE, DEAD_KEPT, next_wait=DAY)
         self.workers = ["w1", "w2"]
         self.known: dict[str, set[str]] = {}
         self.holds: list[Hold] = []

@@ -2,6 +2,7 @@
 -- A run is named by its key; what else belongs to it is found in its record. All keys are of one cell, so of one slot.
 local DEAD_TTL = 604800000
 local UNDO_TTL = 2592000000
+local DAY = 86400000
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -171,12 +172,29 @@ local function stop_run(run, leases, reason, action, now)
   return {'stopped'}
 end
 
+-- How long a run waits for a worker, ms. The time that its producer gave it is for its beginning: what has begun is not lost
+-- because its only worker takes longer than that to start again.
+local function wait_of(attempt, queued_ttl)
+  if tonumber(attempt) == 0 then return tonumber(queued_ttl) end
+  return math.max(tonumber(queued_ttl), DAY)
+end
+
+-- Lets a run that has begun wait for its next attempt; delay: ms before it may be taken.
+local function wait_again(run, leases, now, delay)
+  local record = redis.call('HMGET', run, 'attempt', 'queued_ttl', 'line', 'queue')
+  local wait = delay + wait_of(record[1], record[2])
+  local ttl = wait + DAY
+  redis.call('ZADD', leases, now + wait, run)
+  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({leases, run_ids_of(run), record[3] or leases, record[4] or leases}) do outlive(key, ttl) end
+end
+
 -- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
 -- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has; delay: ms before
 -- the next one. Returns 'stopped' | 'lost' | 'queued'.
 local function leave(run, leases, cause, failed, message, now, delay)
   local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
-    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held', 'line')
+    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'held')
   local holders = record[4] and cjson.decode(record[4]) or {}
   -- A run that is handed on and on keeps what it is told of the last ones.
   if #holders >= 50 then table.remove(holders, 1) end
@@ -194,14 +212,10 @@ local function leave(run, leases, cause, failed, message, now, delay)
     end_lost(run, leases, 'WorkerLost', message .. '; held by ' .. table.concat(held_by, ', '), now)
     return 'lost'
   end
-  if record[13] then redis.call('SREM', record[13], run) end
-  local wait = delay + tonumber(record[12])
-  local ttl = wait + 86400000
+  if record[12] then redis.call('SREM', record[12], run) end
   redis.call('HSET', run, 'status', 'queued')
   redis.call('HDEL', run, 'held', 'bell')
-  redis.call('ZADD', leases, now + wait, run)
-  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
-  for _, key in ipairs({leases, run_ids_of(run), record[14] or leases}) do outlive(key, ttl) end
+  wait_again(run, leases, now, delay)
   queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
   return 'queued'
 end
