@@ -226,7 +226,10 @@ class Model:
         run.stop = (reason, action)
         if run.status is Status.RUNNING and run.look_at >= self.now:
             return "stopping", run.worker
-        self._end_stopped(run)
+        if run.status is Status.RUNNING:
+            self._leave(run, "lost", 0)
+        else:
+            self._end_stopped(run)
         return "stopped", ""
 
     def look(self) -> bool:

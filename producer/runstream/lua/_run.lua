@@ -150,28 +150,6 @@ local function end_lost(run, leases, kind, message, now)
   end_unheld(run, leases, 'lost', {error = failure}, now, {'error', cjson.encode(failure)})
 end
 
--- Asks that a run end. One that nobody executes ends here and now; otherwise its worker's bell rings.
-local function stop_run(run, leases, reason, action, now)
-  local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop', 'stop_action')
-  local status = record[1]
-  if not status then return unwritten(run, {'missing'}) end
-  if status ~= 'queued' and status ~= 'running' then return unwritten(run, {'ended', status}) end
-  -- The first reason is told; whoever wants it undone gets that.
-  if record[5] == 'rollback' then action = 'rollback' end
-  if status == 'running' then
-    local expires = redis.call('ZSCORE', leases, run)
-    if expires and tonumber(expires) >= now then
-      if not record[4] then redis.call('HSET', run, 'stop', reason, 'stop_action', action) end
-      if action == 'rollback' then redis.call('HSET', run, 'stop_action', action) end
-      redis.call('RPUSH', record[3], run)
-      redis.call('PEXPIRE', record[3], 60000)
-      return {'stopping', record[2]}
-    end
-  end
-  end_stopped(run, leases, record[4] or reason, action, now)
-  return {'stopped'}
-end
-
 -- How long a run waits for a worker, ms. The time that its producer gave it is for its beginning: what has begun is not lost
 -- because its only worker takes longer than that to start again.
 local function wait_of(attempt, queued_ttl)
@@ -218,4 +196,30 @@ local function leave(run, leases, cause, failed, message, now, delay)
   wait_again(run, leases, now, delay)
   queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
   return 'queued'
+end
+
+-- Asks that a run end. One that nobody executes ends here and now; otherwise its worker's bell rings.
+local function stop_run(run, leases, reason, action, now)
+  local record = redis.call('HMGET', run, 'status', 'worker', 'bell', 'stop', 'stop_action')
+  local status = record[1]
+  if not status then return unwritten(run, {'missing'}) end
+  if status ~= 'queued' and status ~= 'running' then return unwritten(run, {'ended', status}) end
+  -- The first reason is told; whoever wants it undone gets that.
+  if record[5] == 'rollback' then action = 'rollback' end
+  if status == 'running' then
+    local expires = redis.call('ZSCORE', leases, run)
+    if expires and tonumber(expires) >= now then
+      if not record[4] then redis.call('HSET', run, 'stop', reason, 'stop_action', action) end
+      if action == 'rollback' then redis.call('HSET', run, 'stop_action', action) end
+      redis.call('RPUSH', record[3], run)
+      redis.call('PEXPIRE', record[3], 60000)
+      return {'stopping', record[2]}
+    end
+    -- Its worker has died, and nobody has noticed: as if somebody had, with the wish before him.
+    redis.call('HSET', run, 'stop', record[4] or reason, 'stop_action', action)
+    leave(run, leases, 'lost', true, '', now, 0)
+  else
+    end_stopped(run, leases, record[4] or reason, action, now)
+  end
+  return {'stopped'}
 end
