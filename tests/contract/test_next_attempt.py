@@ -327,6 +327,18 @@ async def test_what_a_dead_worker_does_not_hold_any_more_is_not_handed_to_it_aga
     assert await cell.claim(known=[run.run_id]) == []
 
 
+async def test_what_another_worker_has_is_not_handed_out_again(cell: Cell, run: Hold) -> None:
+    """Not even to one that had it before, and whom Redis remembers so."""
+    await cell.lose(run)
+    now = await cell.take("v")
+    assert await cell.claim(worker="u", known=[]) == []
+    await cell.redis.sadd(cell.keys.held("w"), cell.keys.run(run.run_id))
+    await cell.redis.expire(cell.keys.held("w"), 60)
+    assert await cell.claim(worker="w", known=[]) == []
+    assert (await cell.held("u"), await cell.held("w"), await cell.held("v")) == (set(), set(), {run.run_id})
+    assert (await cell.append(now, 0, b"start")).outcome == "ok"
+
+
 # -- attempts that wrote nothing --------------------------------------------------------------------------------------
 
 
