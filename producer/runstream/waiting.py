@@ -13,8 +13,6 @@ from runstream.missing import Call, read_run
 from runstream.model import Status, WorkerInfo, from_ms
 from runstream.records import Records
 
-_FRESH_MS = 10_000
-"""A worker that lives has said something within this time: it does so every second."""
 _ORPHANED_MS = 3_000
 """A live worker looks once a second for leases that have expired; one that has for so long is seen by none."""
 _FIELDS = ("status", "graph", "place", "queue", "line", "worker")
@@ -140,7 +138,7 @@ class WaitingRuns:
         behind = await self._head_before(run_id, place.line)
         if behind is not None:
             return Waiting(**told, reason="thread", behind=behind)
-        live = [one for one in await self._records.workers() if _said_something(one, now)]
+        live = [one for one in await self._records.workers() if not one.is_silent(from_ms(int(now)))]
         having = [worker for worker in live if place.graph in worker.graphs]
         if not having:
             return Waiting(**told, reason="worker", graphs=sorted({name for one in live for name in one.graphs}))
@@ -162,10 +160,6 @@ class WaitingRuns:
     def _before(self, run_id: str, line: Sequence[str]) -> list[str]:
         run_ids = [self._keys.run_id(member) for member in line]
         return run_ids[: run_ids.index(run_id)] if run_id in run_ids else run_ids
-
-
-def _said_something(worker: WorkerInfo, now: float) -> bool:
-    return now - worker.beat_at.timestamp() * 1000 <= _FRESH_MS
 
 
 def _slots(workers: Sequence[WorkerInfo]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ local function end_run(run, leases, id, event, status, now, fields)
 end
 
 -- Ends a run that nobody executes. Who ends a run that it does not hold takes the next attempt number: a worker that
--- wakes up later is fenced off.
+-- wakes up later is fenced off. The record says that this is no attempt.
 local function end_unheld(run, leases, status, data, now, fields)
   local record = redis.call('HMGET', run, 'attempt', 'seq', 'after')
   local attempt = tonumber(record[1]) + 1
@@ -136,6 +136,8 @@ local function end_unheld(run, leases, status, data, now, fields)
   fields[#fields + 1] = attempt
   fields[#fields + 1] = 'seq'
   fields[#fields + 1] = 0
+  fields[#fields + 1] = 'unheld'
+  fields[#fields + 1] = 1
   end_run(run, leases, attempt .. '-0', cjson.encode({m = 'end', d = data}), status, now, fields)
 end
 
