@@ -68,8 +68,20 @@ async def test_text_in_a_terminal_begins_anew_behind_a_line_about_it(
 ) -> None:
     assert await follow(client, TERMINAL, talk.run_id, parsed("tail", talk.run_id, "--text")) == 0
     assert capsys.readouterr().out == (
-        "done, half\n[attempt 2 says some of it again; the whole text that stands now:]\ndone, whole\n"
+        "done, \nhalf\n[attempt 2 says some of it again; the whole text that stands now:]\ndone, \nwhole\n"
     )
+
+
+async def test_each_message_begins_on_a_line_of_its_own_in_a_terminal_and_in_a_pipe_nothing_is_added(
+    cli: Processes, client: Client, make_hand: MakeHand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand = await make_hand(stream_mode="messages")
+    for text, task in (("Look", "a"), ("ing.", "a"), ("It ", "b"), ("rains.\n", "b"), ("Bye", "c"), (".", "c")):
+        await hand.say(text, task)
+    await hand.end()
+    await follow(client, TERMINAL, hand.run_id, parsed("tail", hand.run_id, "--text"))
+    assert capsys.readouterr().out == "Looking.\nIt rains.\nBye.\n"
+    assert (await cli.run("tail", hand.run_id, "--text")).out == "Looking.It rains.\nBye.\n"
 
 
 async def test_text_of_which_nothing_stands_any_more(
