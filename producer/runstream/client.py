@@ -481,7 +481,7 @@ class Client:
 
         Raises:
             RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so.
-            RunNotFound: there is no such run, or it expired before its end was seen.
+            RunNotFound: there is no such run, or it expired before its result was read.
         """
         await self.wait(run_id)
         return await self._records.result(check_run_id(run_id))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from runstream.keys import Keys
-from runstream.records import Call
+from runstream.missing import Call
 from runstream.scripts import Scripts
 
 _PAGE = 100

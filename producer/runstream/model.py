@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -29,6 +29,8 @@ STRATEGIES: tuple[Strategy, ...] = ("enqueue", "reject", "interrupt", "rollback"
 EventMode: TypeAlias = StreamMode | Literal["attempt", "end", "gap"]
 """A stream mode, or one of the three that runstream adds: `attempt` opens an attempt, `end` is the last event of a run,
 `gap` (made by the reader, never stored) tells that events between two ids have been removed."""
+
+_SILENT_AFTER = timedelta(seconds=10)
 
 
 class Status(StrEnum):
@@ -161,9 +163,10 @@ class Holder(BaseModel):
 class RunInfo(BaseModel):
     """A run's record.
 
-    Times are aware datetimes in UTC. `attempt` is 0 until a worker has claimed the run. `holders` are those who have
-    had it before its last attempt, the latest last; the last 50 at most. Of `max_attempts`, `failures` have been used
-    up: to be handed on by a worker that is shut down costs none.
+    Times are aware datetimes in UTC. `attempt` is the number of the last attempt, 0 until a worker has claimed the run;
+    where the end was written by nobody who held the run, it is the end's, which is no attempt. `attempts` is how many
+    there have been. `holders` are those who have had it before its last attempt, the latest last; the last 50 at
+    most. Of `max_attempts`, `failures` have been used up: to be handed on by a worker that is shut down costs none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -173,6 +176,7 @@ class RunInfo(BaseModel):
     thread_id: str
     status: Status
     attempt: int
+    attempts: int
     worker: str | None = None
     stream_mode: list[StreamMode]
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -203,6 +207,10 @@ class WorkerInfo(BaseModel):
     version: str
     started_at: datetime
     beat_at: datetime
+
+    def is_silent(self, now: datetime) -> bool:
+        """Whether it is held to be dead: it beats each second, and had not for 10 s at this time of Redis' clock."""
+        return now - self.beat_at > _SILENT_AFTER
 
 
 class StopResult(NamedTuple):

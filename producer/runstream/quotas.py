@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runstream.keys import Keys
-from runstream.records import Call
+from runstream.missing import Call
 from runstream.scripts import Scripts
 
 _RUNS = "runs"

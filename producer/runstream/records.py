@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 from pydantic_core import from_json
 
-from runstream.errors import RunNotFound
 from runstream.keys import Keys
+from runstream.missing import Call, read_run
 from runstream.model import ErrorInfo, EventId, RunInfo, Status, WorkerInfo, from_ms
 from runstream.requeue import KeptRequest
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
-    "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts",
+    "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts", "unheld",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
 _THREAD = _FIELDS.index("thread")
 _PAGE = 100
-
-Call: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 class Records:
@@ -46,10 +44,7 @@ class Records:
         Raises:
             RunNotFound: there is no such run.
         """
-        values = await self._call(lambda: self._redis.hmget(self._keys.run(run_id), *_FIELDS))
-        if values[_STATUS] is None:
-            raise RunNotFound(run_id)
-        return _info(run_id, values)
+        return _info(run_id, await self._of(run_id, _FIELDS))
 
     async def get_many(self, run_ids: Sequence[str]) -> list[RunInfo | None]:
         """The records of many runs, in their order; None in the place of one that is not there."""
@@ -57,8 +52,12 @@ class Records:
         return [_info(run_id, values) if _is_there(values) else None for run_id, values in records]
 
     async def result(self, run_id: str) -> Any:
-        """A run's result; None where it has none."""
-        result = await self._call(lambda: self._redis.hget(self._keys.run(run_id), "result"))
+        """A run's result; None where it has none.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        _, result = await self._of(run_id, ("status", "result"))
         return None if result is None else from_json(result)
 
     async def request(self, run_id: str) -> KeptRequest:
@@ -68,12 +67,20 @@ class Records:
             RunNotFound: there is no such run.
         """
         fields = ("status", "request", "metadata", "retention", "queued_ttl", "max_attempts")
-        status, request, metadata, *numbers = await self._call(
-            lambda: self._redis.hmget(self._keys.run(run_id), *fields)
-        )
-        if status is None:
-            raise RunNotFound(run_id)
+        status, request, metadata, *numbers = await self._of(run_id, fields)
         return KeptRequest(run_id, Status(status.decode()), request or b"", metadata or b"{}", *map(int, numbers))
+
+    async def _of(self, run_id: str, fields: Sequence[str]) -> Any:
+        """Fields of a run's record, the status among them."""
+        key, status = self._keys.run(run_id), fields.index("status")
+        return await read_run(
+            self._redis,
+            self._call,
+            run_id,
+            key,
+            read=lambda: self._redis.hmget(key, *fields),
+            found=lambda values: values[status] is not None,
+        )
 
     async def bury(self, run_id: str) -> None:
         """Take a run out of the dead letters."""
@@ -200,6 +207,7 @@ def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
             "thread_id": record["thread"],
             "status": record["status"],
             "attempt": attempt,
+            "attempts": attempt - ("unheld" in record),
             "worker": record.get("worker"),
             "stream_mode": record["modes"].split(","),
             "metadata": json.loads(record["metadata"]),

@@ -48,7 +48,8 @@ class RunOptions(TypedDict, total=False):
         start_at: an aware datetime at which the run may start.
         timeout: seconds, or a timedelta, that an attempt may take.
         start_within: seconds, or a timedelta, after it is due within which a worker has to take the run; else it
-            ends as `lost`. `ClientSettings.queued_ttl` when left out.
+            ends as `lost`. `ClientSettings.queued_ttl` when left out. Once it has begun, it waits as long for each
+            further attempt, and a day at least.
         multitask_strategy: what happens if a run is on the thread already. `enqueue` (the default): this one waits
             for it; `reject`: `ThreadBusy`; `interrupt`: the other is stopped, and this one goes on from what it has
             saved; `rollback`: the other is stopped, and what it has saved is removed first.

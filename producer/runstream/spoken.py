@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Self
+from collections.abc import Container, Sequence
+from typing import NamedTuple, Self
 
 from runstream.merging import Rope
 from runstream.model import Event
 from runstream.text import is_spoken, text_of_message
 from runstream.voids import Voids
+
+
+class Part(NamedTuple):
+    """Text of one message; its id is None where the model gave it none."""
+
+    message_id: str | None
+    text: str
 
 
 class Text(str):
@@ -18,18 +25,25 @@ class Text(str):
         replaces: whether it is no further piece but the whole text of the run that stands now, which takes the place of
             all pieces before it; it may be empty.
         event_id: the id of the event that it comes from: what to pass as `after` to go on behind it.
+        parts: the same text by messages, for who shows them apart: one, unless it replaces.
     """
 
-    __slots__ = ("event_id", "replaces")
+    __slots__ = ("event_id", "parts", "replaces")
     replaces: bool
     event_id: str
+    parts: Sequence[Part]
 
-    def __new__(cls, text: str, event_id: str, *, replaces: bool = False) -> Self:
+    def __new__(cls, parts: Sequence[Part], event_id: str, *, replaces: bool = False) -> Self:
         """Make a piece."""
-        piece = super().__new__(cls, text)
+        piece = super().__new__(cls, _joined(parts))
         piece.event_id = event_id
+        piece.parts = parts
         piece.replaces = replaces
         return piece
+
+
+def _joined(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
 
 
 class SpokenText:
@@ -64,7 +78,7 @@ class SpokenText:
             self._begin(event, message.get("id"), text)
         else:
             growing.text.add(text)
-        return Text(text, event.id)
+        return Text([Part(message.get("id"), text)], event.id)
 
     def tell_all(self, event_id: str) -> Text:
         """All that stands, in the place of whatever a reader has."""
@@ -79,33 +93,34 @@ class SpokenText:
     def _take_whole(self, event: Event, text: str) -> Text | None:
         """Take a message that is no chunk: it takes the place of what came of it before, or adds what is missing."""
         message_id = event.data[0].get("id")
-        known = self._standing(message_id) if message_id is not None else ""
+        known = _joined(self._standing(message_id)) if message_id is not None else ""
         self._growing = {key: stretch for key, stretch in self._growing.items() if key[0] != message_id}
         self._begin(event, message_id, text, whole=True)
         if not text.startswith(known):
-            return Text(self._standing(), event.id, replaces=True)
-        return Text(text[len(known) :], event.id) if len(text) > len(known) else None
+            return self.tell_all(event.id)
+        return Text([Part(message_id, text[len(known) :])], event.id) if len(text) > len(known) else None
 
     def _leave_out(self, voids: Voids, event_id: str) -> Text | None:
-        before = self._standing()
+        before = _joined(self._standing())
         self._stretches = [
             one for one in self._stretches if not voids.covers_source(one.task, one.event_id, one.first_id)
         ]
         left = set(self._stretches)
         self._growing = {key: stretch for key, stretch in self._growing.items() if stretch in left}
-        after = self._standing()
-        return Text(after, event_id, replaces=True) if after != before else None
+        after = self.tell_all(event_id)
+        return after if after != before else None
 
-    def _standing(self, message_id: str | None = None) -> str:
+    def _standing(self, message_id: str | None = None) -> list[Part]:
         """The text that stands, of one message or of all."""
-        texts: dict[object, list[str]] = {}
+        texts: dict[str | _Stretch, list[str]] = {}
         for stretch in self._stretches:
             if message_id is None or stretch.message_id == message_id:
                 of_message = texts.setdefault(stretch.message_id or stretch, [])
                 if stretch.whole:
                     of_message.clear()
                 of_message.append(str(stretch.text))
-        return "".join(text for of_message in texts.values() for text in of_message)
+        ids = ((None if isinstance(key, _Stretch) else key, of_message) for key, of_message in texts.items())
+        return [Part(id_, "".join(of_message)) for id_, of_message in ids]
 
 
 class _Stretch:

@@ -22,6 +22,7 @@ from runstream.codec import Decoder, MissingBase
 from runstream.errors import ProtocolError, RunNotFound, RunstreamError
 from runstream.faults import AWAY, is_passing, patiently
 from runstream.keys import Keys
+from runstream.missing import confirm_missing, read_run
 from runstream.model import Event, EventId
 from runstream.tasks import cancel
 from runstream.xread import Entry, packed, xread
@@ -202,24 +203,18 @@ class Tails:
         Raises:
             RunNotFound: the run has no record.
         """
-        key = self._keys.run(run_id)
-        fields = ("status", "attempt", "seq", "end_id", "after")
-        status, attempt, seq, end_id, after = await self.patiently(lambda: cast("Any", self._calls).hmget(key, *fields))
-        if status is None:
-            await self.patiently(lambda: self._confirm_missing(run_id))
-            return await self.place_of(run_id)
+        key, fields = self._keys.run(run_id), ("status", "attempt", "seq", "end_id", "after")
+        _, attempt, seq, end_id, after = await read_run(
+            self._calls,
+            self.patiently,
+            run_id,
+            key,
+            read=lambda: cast("Any", self._calls).hmget(key, *fields),
+            found=lambda values: values[0] is not None,
+        )
         # An attempt that has not written anything yet stands where the one before it has come to.
         last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId.of((after or b"0-0").decode())
         return Place(last, None if end_id is None else EventId.of(end_id.decode()))
-
-    async def _confirm_missing(self, run_id: str) -> None:
-        """Raise RunNotFound where a master says so: a demoted one has no runs for a moment, but refuses to write."""
-        pipe = self._calls.pipeline(transaction=False)
-        pipe.exists(self._keys.run(run_id))
-        pipe.pexpire(self._wake_key, _WAKE_TTL_MS)
-        exists, _ = await pipe.execute()
-        if not exists:
-            raise RunNotFound(run_id)
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
@@ -299,12 +294,12 @@ class Tails:
         pipe = self._calls.pipeline(transaction=False)
         for run_id in run_ids:
             pipe.exists(self._keys.run(run_id))
-        # A master that has been demoted has no runs for a moment; it refuses this.
-        pipe.pexpire(self._wake_key, _WAKE_TTL_MS)
-        *found, _ = await pipe.execute()
-        for run_id, exists in zip(run_ids, found, strict=True):
+        for run_id, exists in zip(run_ids, await pipe.execute(), strict=True):
             if not exists:
-                self._fail(run_id, RunNotFound(run_id))
+                try:
+                    await confirm_missing(self._calls, run_id, self._keys.run(run_id))
+                except RunNotFound as missing:
+                    self._fail(run_id, missing)
 
     async def _fail_those_at_fault(self, error: Exception) -> None:
         """Redis refused a read of many streams: find those that are no streams; where none is found, fail all."""

@@ -8,13 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runstream.errors import RunNotFound
 from runstream.keys import Keys
+from runstream.missing import Call, read_run
 from runstream.model import Status, WorkerInfo, from_ms
-from runstream.records import Call, Records
+from runstream.records import Records
 
-_FRESH_MS = 10_000
-"""A worker that lives has said something within this time: it does so every second."""
 _ORPHANED_MS = 3_000
 """A live worker looks once a second for leases that have expired; one that has for so long is seen by none."""
 _FIELDS = ("status", "graph", "place", "queue", "line", "worker")
@@ -106,13 +104,15 @@ class WaitingRuns:
         Raises:
             RunNotFound: there is no such run.
         """
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hmget(self._keys.run(run_id), *_FIELDS)
-        pipe.zscore(self._keys.leases, self._keys.run(run_id))
-        pipe.time()
-        values, expires, (seconds, microseconds) = await self._call(pipe.execute)
-        if values[0] is None:
-            raise RunNotFound(run_id)
+        key = self._keys.run(run_id)
+        values, expires, (seconds, microseconds) = await read_run(
+            self._redis,
+            self._call,
+            run_id,
+            key,
+            read=lambda: self._look_at(key),
+            found=lambda told: told[0][0] is not None,
+        )
         now = seconds * 1000 + microseconds / 1000
         if values[0].decode() == Status.RUNNING and expires is not None and now - expires > _ORPHANED_MS:
             holder = None if values[5] is None else values[5].decode()
@@ -123,6 +123,14 @@ class WaitingRuns:
         graph, place, queue, line = (value.decode() for value in values[1:5])
         return await self._reason(run_id, _Place(graph, float(place), queue, line), now)
 
+    async def _look_at(self, run_key: str) -> Any:
+        """A run's record, when somebody is to look after it, and Redis' time."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hmget(run_key, *_FIELDS)
+        pipe.zscore(self._keys.leases, run_key)
+        pipe.time()
+        return await pipe.execute()
+
     async def _reason(self, run_id: str, place: _Place, now: float) -> Waiting:
         told: dict[str, Any] = {"run_id": run_id, "graph": place.graph, "due_at": from_ms(int(place.due))}
         if place.due > now + 1:
@@ -130,7 +138,7 @@ class WaitingRuns:
         behind = await self._head_before(run_id, place.line)
         if behind is not None:
             return Waiting(**told, reason="thread", behind=behind)
-        live = [one for one in await self._records.workers() if _said_something(one, now)]
+        live = [one for one in await self._records.workers() if not one.is_silent(from_ms(int(now)))]
         having = [worker for worker in live if place.graph in worker.graphs]
         if not having:
             return Waiting(**told, reason="worker", graphs=sorted({name for one in live for name in one.graphs}))
@@ -152,10 +160,6 @@ class WaitingRuns:
     def _before(self, run_id: str, line: Sequence[str]) -> list[str]:
         run_ids = [self._keys.run_id(member) for member in line]
         return run_ids[: run_ids.index(run_id)] if run_id in run_ids else run_ids
-
-
-def _said_something(worker: WorkerInfo, now: float) -> bool:
-    return now - worker.beat_at.timestamp() * 1000 <= _FRESH_MS
 
 
 def _slots(workers: Sequence[WorkerInfo]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from tests.support.cell import Cell
 from tests.support.forgetting import Memory
 
 from runstream import Client, RunFailedError, Status
-from runstream.scripts import Hold
+from runstream.scripts import Hold, ReapReply
 from runstream.voids import Voids
 
 
@@ -101,6 +101,23 @@ async def test_a_later_claim_that_was_lost_does_not_leave_its_number_to_another(
     assert (await cell.append(first, 2, b"b")).outcome == "lost"
     (claimed,) = await cell.claim(worker="w")
     assert (claimed.attempt, claimed.after) == (3, "1-1")
+
+
+async def test_a_run_whose_claim_was_lost_has_begun_and_waits_as_long_as_such_a_run(
+    any_client: Client, cell: Cell
+) -> None:
+    run = await any_client.enqueue("agent", None, start_within=10)
+    memory = await Memory.of(cell.redis, cell.keys)
+    hold = await cell.take("v")
+    await memory.put_back()
+    assert await cell.scripts.disown(hold)
+    await cell.reap()
+    await cell.let_pass(11)
+    assert await cell.reap() == ReapReply([], [], {})
+    lives = await cell.lives(cell.keys.run(run.run_id))
+    for key in (cell.keys.queue("agent"), cell.keys.leases, cell.keys.thread(run.run_id)):
+        assert await cell.lives(key) > lives - 100, key
+    assert (await cell.take("w")).attempt == 2
 
 
 async def test_whose_turn_it_is_not_any_more_waits_in_line(any_client: Client, cell: Cell) -> None:

@@ -6,7 +6,7 @@ are looked at one by one, without the model. Time passes by moving what is store
 A failure prints the calls that led to it, the shortest that were found, and is tried again first by the next run (the
 folder `.hypothesis`). To search for longer:
 
-    RUNSTREAM_MODEL_EXAMPLES=2000 RUNSTREAM_MODEL_STEPS=150 pytest tests/contract/test_model.py
+    RUNSTREAM_HISTORIES=2000 RUNSTREAM_HISTORY_STEPS=150 pytest tests/contract/test_model.py
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ from runstream.keys import Keys
 from runstream.model import STRATEGIES, Status, StopAction, Strategy
 from runstream.scripts import Append, Cause, Claimed, Enqueue, Hold, Scripts
 
-EXAMPLES = int(os.environ.get("RUNSTREAM_MODEL_EXAMPLES", "40"))
-STEPS = int(os.environ.get("RUNSTREAM_MODEL_STEPS", "50"))
-TICK = 1_000_000
-"""Milliseconds: a tick is long, so that what a step takes does not matter."""
+HISTORIES = int(os.environ.get("RUNSTREAM_HISTORIES", "40"))
+STEPS = int(os.environ.get("RUNSTREAM_HISTORY_STEPS", "50"))
+TICK = 960_000
+"""Milliseconds: a tick is long, so that what a step takes does not matter; and a day is a whole number of them."""
 LEASE = 2.5
 RETENTION = 3.5
-DEAD_KEPT = 7 * 24 * 3600 * 1000 / TICK
+DAY = 24 * 3600 * 1000 / TICK
+DEAD_KEPT = 7 * DAY
 TTL = 70
 """Longer than all that may pass in one history, in ticks: nothing that is at work expires."""
 LONGEST = 60
@@ -95,7 +96,7 @@ def wanted() -> st.SearchStrategy[Wanted]:
         strategy=st.sampled_from(("enqueue", "enqueue", *STRATEGIES)),
         due=st.sampled_from((0, 0, 0, 1, 2, 3)),
         absolute=st.booleans(),
-        wait=st.sampled_from((9.25, 9.25, 2.25)),
+        wait=st.sampled_from((9.25, 9.25, 2.25, DAY + 9.25)),
         max_attempts=st.integers(1, 3),
         key=st.sampled_from((None, None, None, "k")),
         digest=st.sampled_from(("d1", "d1", "d2")),
@@ -130,7 +131,7 @@ class RunMachine(RuleBasedStateMachine):
         self.call(self.redis.flushdb())
         self.keys = Keys("model")
         self.scripts = Scripts(self.redis, self.keys)
-        self.model = Model(LEASE, DEAD_KEPT)
+        self.model = Model(LEASE, DEAD_KEPT, next_wait=DAY)
         self.workers = ["w1", "w2"]
         self.known: dict[str, set[str]] = {}
         self.holds: list[Hold] = []
@@ -364,19 +365,27 @@ class RunMachine(RuleBasedStateMachine):
     @rule(
         at=st.integers(0, 1),
         counts=st.lists(st.integers(1, 3), max_size=2),
-        then=st.sampled_from(("finish", "release", "nothing", "nothing")),
+        wishes=st.lists(st.sampled_from(("interrupt", "rollback")), max_size=2),
+        then=st.sampled_from(("finish", "finish, ahead of Redis", "give back", "give back for later", "die", "die")),
     )
-    def attempt(self, at: int, counts: list[int], then: str) -> None:
-        """A worker takes a run, publishes, and ends it, gives it back, or is not heard of again."""
+    def attempt(self, at: int, counts: list[int], wishes: list[StopAction], then: str) -> None:
+        """A worker takes a run, publishes, may be told to stop, and ends it, gives it back, or dies."""
         self.claim(at=at, graphs=["g", "h"], limit=1, says=False, reply="heard")
         self.all_is_well()
         hold = self.holds[-1]
         for count in counts:
             self.append(hold=hold, offset=0, count=count, gap=False, limit=ROOM, times=1)
-        if then == "finish":
-            self.finish(hold=hold, offset=0, status=Status.SUCCESS, gap=False, times=1)
-        elif then == "release":
-            self.release(hold=hold, cause="drained", wait=False, times=1)
+        if wishes:
+            self.stop(run_id=hold.run_id, actions=wishes, late=False)
+        status = Status.STOPPED if wishes else Status.SUCCESS
+        if then == "finish, ahead of Redis":
+            # It has published what Redis has lost, is told so, and publishes that again.
+            self.finish(hold=hold, offset=2, status=status, gap=False, times=1)
+            self.append(hold=hold, offset=0, count=2, gap=False, limit=ROOM, times=1)
+        if then.startswith("finish"):
+            self.finish(hold=hold, offset=0, status=status, gap=False, times=1)
+        elif then.startswith("give back"):
+            self.release(hold=hold, cause="drained", wait=then.endswith("later"), times=1)
 
     @precondition(lambda self: self.ghosts())
     @rule(hold=one_of(lambda machine: machine.ghosts()), first=st.integers(0, 3))
@@ -487,12 +496,12 @@ def _on_this_redis(any_redis_url: str) -> None:
 
 
 # A failure is made as short as it can be before it is told, which may take ten times as long as the search.
-@pytest.mark.timeout(EXAMPLES * STEPS * 0.3)
+@pytest.mark.timeout(HISTORIES * STEPS * 0.3)
 def test_the_scripts_do_what_the_model_says() -> None:
     run_state_machine_as_test(
         RunMachine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=HISTORIES,
             stateful_step_count=STEPS,
             deadline=None,
             print_blob=True,

@@ -94,7 +94,7 @@ async def test_how_long_a_run_waits_for_a_worker_counts_from_when_it_may_be_take
 ) -> None:
     run = await any_client.enqueue("agent", None, start_within=10)
     await cell.release(await cell.take(), "fault", delay=60_000)
-    await cell.let_pass(69)
+    await cell.let_pass(59 + DAY)
     await cell.reap()
     assert await cell.reap() == ReapReply([], [], {})
     await cell.let_pass(2)
@@ -227,18 +227,34 @@ async def test_a_run_whose_turn_on_its_thread_does_not_come_in_its_time_is_lost(
     assert (await cell.append(hold, 1, b"x")).outcome == "ok"
 
 
-async def test_a_run_that_waits_for_its_next_attempt_has_its_whole_time_again(any_client: Client, cell: Cell) -> None:
-    run = await any_client.enqueue("agent", None, start_within=20)
+@pytest.mark.parametrize("way", ["release", "reap"])
+@pytest.mark.parametrize(("start_within", "waits"), [(10, DAY), (3 * DAY, 3 * DAY)])
+async def test_a_run_waits_for_its_next_attempt_as_long_as_for_its_first_and_a_day_at_least(
+    any_client: Client, cell: Cell, start_within: float, waits: float, way: str
+) -> None:
+    run = await any_client.enqueue("agent", None, start_within=start_within)
+    await cell.let_pass(start_within - 5)
     hold = await cell.take()
-    await cell.let_pass(15)
-    await cell.release(hold)
-    await cell.let_pass(15)
+    await (cell.release(hold) if way == "release" else cell.lose(hold))
+    await cell.let_pass(waits - 5)
     await cell.reap()
     assert await cell.reap() == ReapReply([], [], {})
     await cell.let_pass(6)
     assert await cell.reap() == ReapReply([], [run.run_id], {})
     end = (await cell.last_event(run.run_id))["d"]
     assert (end["error"]["type"], end["after"]) == ("NotStarted", "1-0")
+    assert end["error"]["message"] == f"no worker that has graph agent went on with it within {waits:.0f} s"
+
+
+async def test_a_run_whose_only_worker_takes_long_to_start_again_goes_on(any_client: Client, cell: Cell) -> None:
+    run = await any_client.enqueue("agent", None, start_within=10, retention=60, thread_id="t")
+    await cell.lose(await cell.take())
+    shared = (cell.keys.thread("t"), cell.keys.queue("agent"), cell.keys.leases)
+    assert await outlives_nothing_that_knows_of_it(cell, run.run_id, *shared)
+    await cell.let_pass(DAY / 2)
+    await cell.reap()
+    assert await cell.reap() == ReapReply([], [], {})
+    assert (await next_attempt(cell, run.run_id)).attempt == 2
 
 
 async def test_those_whose_time_passed_first_are_looked_after_first(any_client: Client, cell: Cell) -> None:
@@ -309,6 +325,18 @@ async def test_what_a_dead_worker_does_not_hold_any_more_is_not_handed_to_it_aga
     assert again.attempt == 2
     assert await cell.claim(known=[]) == [again]
     assert await cell.claim(known=[run.run_id]) == []
+
+
+async def test_what_another_worker_has_is_not_handed_out_again(cell: Cell, run: Hold) -> None:
+    """Not even to one that had it before, and whom Redis remembers so."""
+    await cell.lose(run)
+    now = await cell.take("v")
+    assert await cell.claim(worker="u", known=[]) == []
+    await cell.redis.sadd(cell.keys.held("w"), cell.keys.run(run.run_id))
+    await cell.redis.expire(cell.keys.held("w"), 60)
+    assert await cell.claim(worker="w", known=[]) == []
+    assert (await cell.held("u"), await cell.held("w"), await cell.held("v")) == (set(), set(), {run.run_id})
+    assert (await cell.append(now, 0, b"start")).outcome == "ok"
 
 
 # -- attempts that wrote nothing --------------------------------------------------------------------------------------

@@ -271,10 +271,15 @@ async def test_stopping_a_running_run_rings_its_worker(any_client: Client, cell:
 
 async def test_stopping_an_orphan_ends_it_and_fences_its_worker_off(any_client: Client, cell: Cell, run: Hold) -> None:
     await cell.redis.zadd(cell.keys.leases, {cell.keys.run(run.run_id): 1})
-    assert (await any_client.stop(run.run_id)).outcome == "stopped"
+    assert (await any_client.stop(run.run_id, reason="user left")).outcome == "stopped"
     assert (await cell.append(run, 1, b"x")).outcome == "lost"
     assert (await cell.finish(run, 1)).outcome == "lost"
     assert await cell.ids(run.run_id) == ["1-0", "2-0"]
+    info = await any_client.get(run.run_id)
+    assert (info.status, info.stop_reason, info.failures) == (Status.STOPPED, "user left", 1)
+    # Who had it is told as if its death had been noticed before.
+    assert [(holder.attempt, holder.worker, holder.cause) for holder in info.holders] == [(1, "w", "lost")]
+    assert await cell.held() == set()
 
 
 async def test_stopping_what_does_not_exist_is_an_error(any_client: Client) -> None:

@@ -206,6 +206,40 @@ async def test_a_head_that_was_told_to_wait_does_so_whatever_happens_behind_it(a
     assert (await cell.take()).run_id == third
 
 
+async def test_a_clock_that_goes_back_puts_nobody_before_who_has_begun(any_client: Client, cell: Cell) -> None:
+    """Another Redis has taken over: all that was enqueued before is due later there than what comes now."""
+    first = await enqueue(any_client)
+    hold = await cell.take()
+    waiting = await enqueue(any_client)
+    await cell.let_pass(-1000)
+    sooner = await enqueue(any_client)
+    assert await cell.line("t") == [first, sooner, waiting]
+    assert await cell.claim(worker="v") == []
+    assert await cell.queue() == []
+
+    assert await cell.release(hold) == "queued"
+
+    assert await cell.line("t") == [first, sooner, waiting]
+    assert await cell.queue() == [first]
+    await cell.let_pass(1000)
+    for run_id in (first, sooner, waiting):
+        hold = await cell.take("v")
+        assert hold.run_id == run_id
+        await cell.finish(hold, 0)
+
+
+async def test_a_clock_that_goes_back_leaves_one_run_of_a_line_in_a_queue(any_client: Client, cell: Cell) -> None:
+    first = await enqueue(any_client)
+    await cell.let_pass(-1000)
+    second = await enqueue(any_client, "other")
+    assert await cell.line("t") == [second, first]
+    assert (await cell.queue(), await cell.queue("other")) == ([], [second])
+    await cell.finish(await cell.take(graph="other"), 1)
+    assert await cell.queue() == [first]
+    await cell.let_pass(1000)
+    assert (await cell.take()).run_id == first
+
+
 async def test_a_line_whose_head_has_vanished_goes_on_with_the_next_enqueue(any_client: Client, cell: Cell) -> None:
     first, second = await enqueue(any_client), await enqueue(any_client, "other")
     await cell.claim()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from redis.asyncio import Redis
 from tests.support.attempts import HandAttempt
 from tests.support.processes import Processes
 from tests.support.waiting import until
@@ -16,6 +17,7 @@ from runstream import Client, InvalidRequest, Status
 from runstream.cli import app, info, runs
 from runstream.cli.follow import follow
 from runstream.cli.terminal import Output
+from runstream.keys import Keys
 from runstream.model import new_run_id
 
 MakeHand: TypeAlias = Callable[..., Awaitable[HandAttempt]]
@@ -66,8 +68,20 @@ async def test_text_in_a_terminal_begins_anew_behind_a_line_about_it(
 ) -> None:
     assert await follow(client, TERMINAL, talk.run_id, parsed("tail", talk.run_id, "--text")) == 0
     assert capsys.readouterr().out == (
-        "done, half\n[attempt 2 says some of it again; the whole text that stands now:]\ndone, whole\n"
+        "done, \nhalf\n[attempt 2 says some of it again; the whole text that stands now:]\ndone, \nwhole\n"
     )
+
+
+async def test_each_message_begins_on_a_line_of_its_own_in_a_terminal_and_in_a_pipe_nothing_is_added(
+    cli: Processes, client: Client, make_hand: MakeHand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand = await make_hand(stream_mode="messages")
+    for text, task in (("Look", "a"), ("ing.", "a"), ("It ", "b"), ("rains.\n", "b"), ("Bye", "c"), (".", "c")):
+        await hand.say(text, task)
+    await hand.end()
+    await follow(client, TERMINAL, hand.run_id, parsed("tail", hand.run_id, "--text"))
+    assert capsys.readouterr().out == "Looking.\nIt rains.\nBye.\n"
+    assert (await cli.run("tail", hand.run_id, "--text")).out == "Looking.It rains.\nBye.\n"
 
 
 async def test_text_of_which_nothing_stands_any_more(
@@ -157,7 +171,8 @@ async def test_dead_letters_in_a_terminal(
     await runs.dead(parsed("dead"), client, Output(pretty=True, width=200))
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["RUN", "ENDED", "ATTEMPTS", "GRAPH", "ERROR"]
-    assert row.split()[0] == hand.run_id
+    # The end that the reaper wrote has the number 2, and is no attempt.
+    assert row.split()[:3] == [hand.run_id, "0s", "1"]
     assert "WorkerLost: the lease of worker hand expired" in row
 
     await runs.requeue(parsed("requeue", hand.run_id), client, TERMINAL)
@@ -186,9 +201,60 @@ async def test_info_tells_who_had_a_run_and_why_it_waits(
     await info.info(parsed("info", hand.run_id), client, TERMINAL)
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     told = {name.strip(): value.strip() for name, value in lines.items()}
-    assert told["attempt"] == "1 (1 of 3 failed)"
+    assert told["attempts"] == "1 (1 of 3 failed)"
     assert told["attempt 1"].startswith("worker hand, lost at 20")
     assert told["waits"] == f"no live worker has graph '{graph}'; there is none"
+
+
+async def test_info_counts_no_end_as_an_attempt_that_no_worker_wrote(
+    cli: Processes, client: Client, make_hand: MakeHand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost, stopped, never = [await make_hand(max_attempts=1, claim=claim) for claim in (True, True, False)]
+    ended = await make_hand()
+    await lost.lose()
+    await stopped.leave()
+    for hand in (stopped, never):
+        await client.stop(hand.run_id)
+    await ended.take_over()
+    await ended.end()
+    for hand, attempts, attempt in ((lost, 1, 2), (stopped, 1, 2), (never, 0, 1), (ended, 2, 2)):
+        record = (await cli.run("info", hand.run_id)).json
+        assert (record["attempts"], record["attempt"]) == (attempts, attempt)
+        await info.info(parsed("info", hand.run_id), client, TERMINAL)
+        (told,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("attempts ")]
+        assert told[1] == str(attempts)
+
+
+async def test_info_tells_which_workers_are_silent_and_counts_them_no_more(
+    cli: Processes, client: Client, redis: Redis, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = Keys(namespace)
+    now = (await redis.time())[0] * 1000
+    for name, beat_at in (("alive", now), ("dead", now - 20_000)):
+        said: dict[str, Any] = {
+            "host": "h",
+            "pid": 1,
+            "graphs": "agent",
+            "concurrency": 2,
+            "version": "1",
+            "running": 0,
+        }
+        said |= {"started_at": now - 60_000, "beat_at": beat_at}
+        await redis.hset(keys.worker(name), mapping=said)  # type: ignore[misc] # redis-py's types
+        await redis.zadd(keys.workers, {name: beat_at})
+        for key in (keys.worker(name), keys.workers):
+            await redis.expire(key, 60)
+
+    told = (await cli.run("info")).json
+    assert told["queues"] == [{"graph": "agent", "due": 0, "later": 0, "workers": 1}]
+    assert {worker["worker_id"]: worker["silent"] for worker in told["workers"]} == {"alive": False, "dead": True}
+
+    arguments = parsed("info", "--redis", client._url, "--namespace", namespace)
+    await info.info(arguments, client, TERMINAL)
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    beats = {row[0]: [cell.strip() for cell in row if cell.strip()][3] for row in rows if row[0] in ("alive", "dead")}
+    assert beats["dead"].endswith("s, silent")
+    assert "silent" not in beats["alive"]
 
 
 async def test_a_run_that_waits_for_a_worker_says_so_and_how_to_start_one(cli: Processes, client: Client) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -16,8 +17,9 @@ from tests.support.sentinels import SERVICE, Sentinels, port_of, promote, replic
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
-from runstream import Client, ClientSettings, Event
+from runstream import Client, ClientSettings, Event, InvalidRequest, RunNotFound
 from runstream.connection import connect
+from runstream.model import new_run_id
 
 pytestmark = pytest.mark.real_redis
 
@@ -131,6 +133,47 @@ async def test_an_old_master_that_lives_on_as_a_replica_is_left(
             check_first_attempt(await reader, 10)
             other = await client.enqueue("count", {"size": 1}, stream_mode=MODES)
             check_first_attempt(await read(client, other.run_id), 1)
+
+
+ASKING: dict[str, Callable[[Client, str], Awaitable[Any]]] = {
+    "get": lambda client, run_id: client.get(run_id),
+    "result": lambda client, run_id: client.result(run_id),
+    "requeue": lambda client, run_id: client.requeue(run_id),
+    "waiting_for": lambda client, run_id: client.waiting_for(run_id),
+    "tail": read,
+}
+
+
+@pytest.mark.parametrize("asking", ASKING)
+async def test_a_replica_that_has_no_runs_yet_is_not_believed(tmp_path: Path, namespace: str, asking: str) -> None:
+    """As a demoted master while it takes the new one's data over: it has nothing, and answers."""
+    counting, settings = Counting(), ClientSettings(namespace=namespace, call_timeout=PATIENT)
+    folders = [tmp_path / name for name in ("new", "old")]
+    for folder in folders:
+        folder.mkdir()
+    async with RedisServer(folders[0]) as new, RedisServer(folders[1]) as old, Proxy(old.url) as address:
+        async with Redis.from_url(old.url) as redis:
+            await redis.replicaof("127.0.0.1", 1)  # where nobody is: it stays as it is
+        async with Workers(new.url, namespace) as workers, Client(new.url, settings=settings) as knowing:
+            await workers.start(count=counting.graph)
+            run = await knowing.enqueue("count", {"size": 3}, stream_mode=MODES)
+            await knowing.wait(run.run_id)
+            for run_id in (run.run_id, new_run_id()):
+                address.lead_to(old.url)
+                async with Client(address.url, settings=settings) as client:
+                    await client.ping()  # makes a connection, which stays
+                    address.lead_to(new.url)
+                    told = await _outcome(ASKING[asking](client, run_id))
+                assert told == await _outcome(ASKING[asking](knowing, run_id))
+                assert (told[0] is RunNotFound) == (run_id != run.run_id)
+
+
+async def _outcome(asking: Awaitable[Any]) -> tuple[type, str]:
+    try:
+        told = await asking
+    except (RunNotFound, InvalidRequest) as refusal:
+        told = refusal
+    return type(told), str(told)
 
 
 async def test_what_a_replica_had_not_got_yet_is_published_again(

@@ -74,14 +74,16 @@ class Model:
     Args:
         lease: how long a worker's lease lasts, in ticks.
         dead_kept: how long, at least, a run that was lost is kept, in ticks.
+        next_wait: how long, at least, a run that has begun waits for its next attempt, in ticks.
     """
 
-    def __init__(self, lease: float, dead_kept: float) -> None:
+    def __init__(self, lease: float, dead_kept: float, next_wait: float) -> None:
         self.now = 0.0
         self.runs: dict[str, ModelRun] = {}
         self.undo: dict[str, set[str]] = {}
         self._lease = lease
         self._dead_kept = dead_kept
+        self._next_wait = next_wait
         self._keys: dict[str, str] = {}
         self._looked_at = float("-inf")
 
@@ -224,7 +226,10 @@ class Model:
         run.stop = (reason, action)
         if run.status is Status.RUNNING and run.look_at >= self.now:
             return "stopping", run.worker
-        self._end_stopped(run)
+        if run.status is Status.RUNNING:
+            self._leave(run, "lost", 0)
+        else:
+            self._end_stopped(run)
         return "stopped", ""
 
     def forget(self, run_id: str) -> str:
@@ -277,7 +282,7 @@ class Model:
         elif run.failures >= run.max_attempts:
             self._end_unheld(run, Status.LOST, "WorkerLost")
         else:
-            run.status, run.look_at = Status.QUEUED, self.now + delay + run.wait
+            run.status, run.look_at = Status.QUEUED, self.now + delay + max(run.wait, self._next_wait)
             run.ready = self.now + delay if delay else run.due
         return run.status
 

@@ -72,29 +72,49 @@ async def _follow_text(
         async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
             output.json({"id": piece.event_id, "text": piece, "replaces": piece.replaces})
         return
-    within_line = False
+    page = _Page(output)
     try:
         async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
-            if piece.replaces:
-                _begin_anew(output, piece, within_line=within_line)
-                within_line = False
-            output.write(printable(piece) if output.pretty else piece)
-            within_line = not piece.endswith("\n") if piece else within_line
+            page.show(piece)
     finally:
-        if within_line:
-            output.line()
+        page.end_line()
 
 
-def _begin_anew(output: Output, piece: Text, *, within_line: bool) -> None:
-    """Say that what has been shown is void; what is written cannot be taken back, the whole follows on a new line."""
-    if within_line:
-        output.line()
-    attempt = piece.event_id.partition("-")[0]
-    told = f"attempt {attempt} says some of it again; the whole text that stands now:"
-    if output.pretty:
-        output.line(output.styled(f"[{told}]", "dim"))
-    else:
-        output.note(told)
+class _Page:
+    """Text as it is shown: in a terminal each message begins on a line of its own, in a pipe nothing is added."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._within_line = False
+        self._begun: set[str | None] = set()
+
+    def show(self, piece: Text) -> None:
+        """Write a piece."""
+        if piece.replaces:
+            self._begin_anew(piece)
+        for message_id, text in piece.parts:
+            if self._output.pretty and message_id not in self._begun:
+                self.end_line()
+            self._begun.add(message_id)
+            self._output.write(printable(text) if self._output.pretty else text)
+            self._within_line = not text.endswith("\n") if text else self._within_line
+
+    def end_line(self) -> None:
+        """Go to a new line, unless this is one."""
+        if self._within_line:
+            self._output.line()
+        self._within_line = False
+
+    def _begin_anew(self, piece: Text) -> None:
+        """Say that what is shown is void; what is written cannot be taken back, the whole follows on a new line."""
+        self.end_line()
+        self._begun.clear()
+        attempt = piece.event_id.partition("-")[0]
+        told = f"attempt {attempt} says some of it again; the whole text that stands now:"
+        if self._output.pretty:
+            self._output.line(self._output.styled(f"[{told}]", "dim"))
+        else:
+            self._output.note(told)
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ class Queue:
         graph: its name.
         due: how many wait for a worker.
         later: how many are not due yet.
-        workers: how many workers have the graph.
+        workers: how many workers have the graph, without those that are silent.
     """
 
     graph: str
@@ -70,7 +70,7 @@ async def _overview(args: argparse.Namespace, client: Client, output: Output) ->
             {
                 "redis": about,
                 "queues": [asdict(queue) for queue in queues],
-                "workers": [worker.model_dump(mode="json") for worker in workers],
+                "workers": [{**worker.model_dump(mode="json"), "silent": worker.is_silent(now)} for worker in workers],
             }
         )
     return Exit.OK
@@ -90,10 +90,11 @@ async def _queues(
     redis: Redis, keys: Keys, workers: Iterable[WorkerInfo], graphs: Iterable[str], now: datetime
 ) -> list[Queue]:
     queues = []
+    live = [worker for worker in workers if not worker.is_silent(now)]
     for graph in graphs:
         waiting = int(await cast("Any", redis.zcard(keys.queue(graph))))
         due = int(await cast("Any", redis.zcount(keys.queue(graph), "-inf", now.timestamp() * 1000)))
-        queues.append(Queue(graph, due, waiting - due, sum(graph in worker.graphs for worker in workers)))
+        queues.append(Queue(graph, due, waiting - due, sum(graph in worker.graphs for worker in live)))
     return queues
 
 
@@ -115,7 +116,8 @@ _WORKER_HEAD = ("WORKER", "RUNS", "SLOTS", "BEAT", "UP", "GRAPHS")
 
 
 def _worker_row(worker: WorkerInfo, now: datetime) -> list[str]:
-    beat, started = ago(worker.beat_at, now), ago(worker.started_at, now)
+    silent = ", silent" if worker.is_silent(now) else ""
+    beat, started = f"{ago(worker.beat_at, now)}{silent}", ago(worker.started_at, now)
     return [worker.worker_id, str(worker.running), str(worker.concurrency), beat, started, ",".join(worker.graphs)]
 
 

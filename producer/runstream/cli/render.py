@@ -116,7 +116,7 @@ def dead_row(info: RunInfo, now: datetime) -> list[str]:
     """A dead letter as a row of `DEAD_HEAD`."""
     ended = ago(info.ended_at, now) if info.ended_at else "-"
     error = f"{info.error.type}: {info.error.message}" if info.error else "-"
-    return [info.run_id, ended, str(info.attempt), info.graph, " ".join(error.split())]
+    return [info.run_id, ended, str(info.attempts), info.graph, " ".join(error.split())]
 
 
 DEAD_HEAD = ("RUN", "ENDED", "ATTEMPTS", "GRAPH", "ERROR")
@@ -132,7 +132,7 @@ def run_fields(info: RunInfo, waiting: Waiting | None, output: Output) -> dict[s
         "thread": info.thread_id,
         "status": info.status,
         "waits": str(waiting) if waiting is not None else None,
-        "attempt": f"{info.attempt}{failures}",
+        "attempts": f"{info.attempts}{failures}",
         "worker": info.worker,
         **{f"attempt {holder.attempt}": _held(holder) for holder in info.holders},
         "modes": ", ".join(info.stream_mode),

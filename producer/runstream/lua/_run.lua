@@ -2,6 +2,7 @@
 -- A run is named by its key; what else belongs to it is found in its record. All keys are of one cell, so of one slot.
 local DEAD_TTL = 604800000
 local UNDO_TTL = 2592000000
+local DAY = 86400000
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -141,7 +142,7 @@ local function end_run(run, leases, id, event, status, now, fields)
 end
 
 -- Ends a run that nobody executes. Who ends a run that it does not hold takes the next attempt number: a worker that
--- wakes up later is fenced off.
+-- wakes up later is fenced off. The record says that this is no attempt.
 local function end_unheld(run, leases, status, data, now, fields)
   local record = redis.call('HMGET', run, 'attempt', 'seq', 'after')
   local attempt = tonumber(record[1]) + 1
@@ -150,6 +151,8 @@ local function end_unheld(run, leases, status, data, now, fields)
   fields[#fields + 1] = attempt
   fields[#fields + 1] = 'seq'
   fields[#fields + 1] = 0
+  fields[#fields + 1] = 'unheld'
+  fields[#fields + 1] = 1
   end_run(run, leases, attempt .. '-0', cjson.encode({m = 'end', d = data}), status, now, fields)
 end
 
@@ -162,6 +165,55 @@ end
 local function end_lost(run, leases, kind, message, now)
   local failure = {type = kind, message = message}
   end_unheld(run, leases, 'lost', {error = failure}, now, {'error', cjson.encode(failure)})
+end
+
+-- How long a run waits for a worker, ms. The time that its producer gave it is for its beginning: what has begun is not lost
+-- because its only worker takes longer than that to start again.
+local function wait_of(attempt, queued_ttl)
+  if tonumber(attempt) == 0 then return tonumber(queued_ttl) end
+  return math.max(tonumber(queued_ttl), DAY)
+end
+
+-- Lets a run that has begun wait for its next attempt; delay: ms before it may be taken.
+local function wait_again(run, leases, now, delay)
+  local record = redis.call('HMGET', run, 'attempt', 'queued_ttl', 'line', 'queue')
+  local wait = delay + wait_of(record[1], record[2])
+  local ttl = wait + DAY
+  redis.call('ZADD', leases, now + wait, run)
+  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({leases, record[3] or leases, record[4] or leases}) do outlive(key, ttl) end
+  outlive_in_indexes(run, record[3], ttl)
+end
+
+-- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
+-- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has; delay: ms before
+-- the next one. Returns 'stopped' | 'lost' | 'queued'.
+local function leave(run, leases, cause, failed, message, now, delay)
+  local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
+    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'held')
+  local holders = record[4] and cjson.decode(record[4]) or {}
+  -- A run that is handed on and on keeps what it is told of the last ones.
+  if #holders >= 50 then table.remove(holders, 1) end
+  holders[#holders + 1] = {attempt = tonumber(record[1]), worker = record[2], started_at = tonumber(record[3]),
+    ended_at = now, cause = cause}
+  local failures = tonumber(record[5] or 0) + (failed and 1 or 0)
+  redis.call('HSET', run, 'holders', cjson.encode(holders), 'failures', failures, 'left', cause)
+  if record[7] then
+    end_stopped(run, leases, record[7], record[8] or 'interrupt', now)
+    return 'stopped'
+  end
+  if failures >= tonumber(record[6] or 1) then
+    local held_by = {}
+    for _, holder in ipairs(holders) do held_by[#held_by + 1] = holder.worker .. ' (' .. holder.cause .. ')' end
+    end_lost(run, leases, 'WorkerLost', message .. '; held by ' .. table.concat(held_by, ', '), now)
+    return 'lost'
+  end
+  if record[12] then redis.call('SREM', record[12], run) end
+  redis.call('HSET', run, 'status', 'queued')
+  redis.call('HDEL', run, 'held', 'bell')
+  wait_again(run, leases, now, delay)
+  queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
+  return 'queued'
 end
 
 -- Asks that a run end. One that nobody executes ends here and now; otherwise its worker's bell rings.
@@ -181,43 +233,11 @@ local function stop_run(run, leases, reason, action, now)
       redis.call('PEXPIRE', record[3], 60000)
       return {'stopping', record[2]}
     end
+    -- Its worker has died, and nobody has noticed: as if somebody had, with the wish before him.
+    redis.call('HSET', run, 'stop', record[4] or reason, 'stop_action', action)
+    leave(run, leases, 'lost', true, '', now, 0)
+  else
+    end_stopped(run, leases, record[4] or reason, action, now)
   end
-  end_stopped(run, leases, record[4] or reason, action, now)
   return {'stopped'}
-end
-
--- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
--- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has; delay: ms before
--- the next one. Returns 'stopped' | 'lost' | 'queued'.
-local function leave(run, leases, cause, failed, message, now, delay)
-  local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
-    'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'queued_ttl', 'held', 'line')
-  local holders = record[4] and cjson.decode(record[4]) or {}
-  -- A run that is handed on and on keeps what it is told of the last ones.
-  if #holders >= 50 then table.remove(holders, 1) end
-  holders[#holders + 1] = {attempt = tonumber(record[1]), worker = record[2], started_at = tonumber(record[3]),
-    ended_at = now, cause = cause}
-  local failures = tonumber(record[5] or 0) + (failed and 1 or 0)
-  redis.call('HSET', run, 'holders', cjson.encode(holders), 'failures', failures, 'left', cause)
-  if record[7] then
-    end_stopped(run, leases, record[7], record[8] or 'interrupt', now)
-    return 'stopped'
-  end
-  if failures >= tonumber(record[6] or 1) then
-    local held_by = {}
-    for _, holder in ipairs(holders) do held_by[#held_by + 1] = holder.worker .. ' (' .. holder.cause .. ')' end
-    end_lost(run, leases, 'WorkerLost', message .. '; held by ' .. table.concat(held_by, ', '), now)
-    return 'lost'
-  end
-  if record[13] then redis.call('SREM', record[13], run) end
-  local wait = delay + tonumber(record[12])
-  local ttl = wait + 86400000
-  redis.call('HSET', run, 'status', 'queued')
-  redis.call('HDEL', run, 'held', 'bell')
-  redis.call('ZADD', leases, now + wait, run)
-  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
-  for _, key in ipairs({leases, record[14] or leases}) do outlive(key, ttl) end
-  outlive_in_indexes(run, record[14], ttl)
-  queue_up(run, record[9], record[10], delay > 0 and score(now + delay) or record[11])
-  return 'queued'
 end

@@ -15,7 +15,10 @@ if attempt < mine then
   redis.call('HSET', KEYS[1], 'attempt', mine, 'seq', -1, 'worker', ARGV[2], 'left', 'lost')
   if after then redis.call('HSET', KEYS[1], 'after', after) end
 end
-if status == 'queued' then return {'forgotten', 'queued'} end
+if status == 'queued' then
+  wait_again(KEYS[1], KEYS[2], now_ms(), 0)
+  return {'forgotten', 'queued'}
+end
 local became = leave(KEYS[1], KEYS[2], 'lost', false, '', now_ms(), 0)
 if reused and became == 'queued' then
   redis.call('HSET', KEYS[1], 'seq', -1)

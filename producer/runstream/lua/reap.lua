@@ -19,12 +19,13 @@ if now - last > lease then
 end
 
 local function look_after(run)
-  local record = redis.call('HMGET', run, 'status', 'worker', 'graph', 'queued_ttl', 'line')
+  local record = redis.call('HMGET', run, 'status', 'worker', 'graph', 'queued_ttl', 'line', 'attempt')
   if record[1] == 'queued' then
     local head = record[5] and head_of(record[5])
     local told = head and head ~= run and 'its turn on the thread did not come' or
-      'no worker that has graph ' .. record[3] .. ' took it'
-    end_lost(run, KEYS[1], 'NotStarted', told .. ' within ' .. math.floor(record[4] / 1000) .. ' s', now)
+      'no worker that has graph ' .. record[3] .. (record[6] == '0' and ' took it' or ' went on with it')
+    local seconds = math.floor(wait_of(record[6], record[4]) / 1000)
+    end_lost(run, KEYS[1], 'NotStarted', told .. ' within ' .. seconds .. ' s', now)
     return 'lost'
   elseif record[1] == 'running' then
     local told = 'the lease of worker ' .. (record[2] or '?') .. ' expired: it was killed, or it could not reach Redis'
