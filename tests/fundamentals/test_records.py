@@ -72,9 +72,7 @@ async def test_the_chunks_are_the_same_with_records_and_without(
 
 @pytest.mark.parametrize("subgraphs", [False, True])
 @pytest.mark.parametrize("case", ZOO, ids=str)
-async def test_the_records_of_a_task_come_before_its_result_and_are_placed_with_it(
-    case: Case, subgraphs: bool
-) -> None:
+async def test_the_records_of_a_task_come_before_its_result_and_are_placed_with_it(case: Case, subgraphs: bool) -> None:
     """Held against what the checkpointer knows of tasks: where they are, and which step their result goes into."""
     saver = InMemorySaver()
     for graph_input in case.inputs:

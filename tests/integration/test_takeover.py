@@ -129,6 +129,56 @@ async def test_what_was_saved_stays_and_the_rest_is_done_again(  # noqa: PLR0917
     assert (info.attempt, [holder.cause for holder in info.holders]) == (2, ["lost"])
 
 
+@pytest.mark.parametrize(
+    ("modes", "subgraphs"), [([*MODES, "events"], True), (["events"], False)], ids=["all", "alone"]
+)
+@pytest.mark.parametrize(
+    ("build", "place", "once", "twice"), PLACES, ids=lambda value: getattr(value, "__name__", None)
+)
+async def test_records_stand_and_fall_with_their_tasks(  # noqa: PLR0917 - pytest passes them by name
+    build: Callable[[Stage], Any],
+    place: str,
+    once: list[str],
+    twice: list[str],
+    modes: list[StreamMode],
+    subgraphs: bool,
+    play: Play,
+) -> None:
+    stage = play.stage
+    stage.hold(place)
+    await play.start_worker(build(stage).compile())
+    run = await play.client.enqueue("play", HI, stream_mode=modes, subgraphs=subgraphs)
+    await until(lambda: stage.entered[place] == 1, "the run is held")
+    await until(lambda: _others_are_saved(play, run.run_id, build), "what runs beside it has been saved")
+    await play.start_worker(build(stage).compile())
+    await play.lose(run.run_id)
+    await until(lambda: stage.entered[place] == 2, "the next attempt has come to the same place")
+    stage.open(place)
+
+    events = await play.events(run.run_id)
+    result = await play.client.result(run.run_id)
+    if len(modes) > 1:
+        check(events, result, at_once=build in (parallel, map_reduce))
+    assert {name: stage.begun[name] for name in (*once, *twice)} == {
+        **dict.fromkeys(once, 1),
+        **dict.fromkeys(twice, 2),
+    }
+    records = [event for event in standing(events) if event.mode == "events"]
+    said = [event.data["data"] for event in records if event.data["event"] == "on_chat_model_end"]
+    assert sorted(data["output"]["content"] for data in said) == sorted(spoken(result["messages"]).values())
+    begun = Counter(event.data["run_id"] for event in records if event.task and event.data["event"].endswith("_start"))
+    ended = Counter(event.data["run_id"] for event in records if event.task and event.data["event"].endswith("_end"))
+    assert begun == ended
+    assert set(begun.values()) == {1}
+    # The graph's own: each attempt begins, and one comes to its end.
+    roots = [event for event in records if event.task is None]
+    assert [(EventId.of(event.id).attempt, event.data["event"]) for event in roots] == [
+        (1, "on_chain_start"),
+        (2, "on_chain_start"),
+        (2, "on_chain_end"),
+    ]
+
+
 async def _others_are_saved(play: Play, run_id: str, build: Callable[[Stage], Any]) -> bool:
     """Whether the results of what runs beside the held task are among the pending writes."""
     beside: dict[Callable[[Stage], Any], int] = {parallel: 1, map_reduce: 2}
