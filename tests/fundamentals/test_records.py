@@ -42,7 +42,7 @@ async def emitted(case: Case, saver: Any, graph_input: Any, modes: list[str], **
         async with aclosing(stream) as running:
             async for chunk in running:
                 # At once, as a worker does: LangGraph goes on changing some of what it has emitted.
-                found.append(chunk._replace(data=orjson.loads(encode_data(chunk.mode, chunk.data))))
+                found.append(chunk._replace(data=orjson.loads(encode_data(chunk.mode, chunk.data))))  # noqa: PERF401 - and keep it
     except Exception as error:  # noqa: BLE001 - whatever the graph raises is compared
         found.append(f"{type(error).__name__}: {error}")
     return found
@@ -70,34 +70,36 @@ async def test_the_chunks_are_the_same_with_records_and_without(
         assert len(both) > len(chunks_of_both)
 
 
+def places_of_records(found: list[Chunk | str]) -> dict[str, tuple[str, Any]]:
+    """The namespace and the step of each task that has records, which all have the same and come before its result."""
+    origins, results, places = Origins(), set[str](), defaultdict[str, set[Any]](set)
+    for one in (one for chunk in found if isinstance(chunk, Chunk) for one in origins.place(chunk)):
+        data: Any = one.chunk.data
+        if one.chunk.mode == "tasks" and "result" in data:
+            results.add(data["id"])
+        elif one.chunk.mode == "events":
+            assert data.keys() == KEYS
+            assert one.task not in results
+            # A record of no task is one of the graph itself.
+            assert (one.task is None) == (not data["parent_ids"])
+            assert None not in one.steps
+            if one.task is not None:
+                places[one.task].add(("|".join(one.chunk.ns), one.steps[-1]))
+    assert {len(each) for each in places.values()} == {1}
+    return {task: place for task, (place,) in places.items()}
+
+
 @pytest.mark.parametrize("subgraphs", [False, True])
 @pytest.mark.parametrize("case", ZOO, ids=str)
-async def test_the_records_of_a_task_come_before_its_result_and_are_placed_with_it(case: Case, subgraphs: bool) -> None:
-    """Held against what the checkpointer knows of tasks: where they are, and which step their result goes into."""
+async def test_the_records_of_a_task_are_placed_where_the_checkpointer_has_it(case: Case, subgraphs: bool) -> None:
     saver = InMemorySaver()
     for graph_input in case.inputs:
-        origins, results, placed = Origins(), set[str](), defaultdict[str, set[Any]](set)
-        for chunk in await emitted(case, saver, graph_input, [*MODES, "events"], version="v1", subgraphs=subgraphs):
-            if isinstance(chunk, str):
-                continue
-            for one in origins.place(chunk):
-                data: Any = one.chunk.data
-                if one.chunk.mode == "tasks" and "result" in data:
-                    results.add(data["id"])
-                elif one.chunk.mode == "events":
-                    assert data.keys() == KEYS
-                    assert one.task not in results
-                    # A record of no task is one of the graph itself.
-                    assert (one.task is None) == (not data["parent_ids"])
-                    if one.task is not None:
-                        placed[one.task].add((one.chunk.ns, one.steps))
+        found = await emitted(case, saver, graph_input, [*MODES, "events"], version="v1", subgraphs=subgraphs)
+        places = places_of_records(found)
         async for kept in saver.alist({"configurable": {"thread_id": "t"}}):
-            ns, step = kept.config["configurable"]["checkpoint_ns"], kept.metadata["step"] + 1
+            ns, step = kept.config["configurable"]["checkpoint_ns"], (kept.metadata.get("step") or 0) + 1
             for task, _, _ in kept.pending_writes or ():
-                if task in placed:
-                    ((told_ns, steps),) = placed[task]
-                    assert ("|".join(told_ns), steps[-1]) == (ns, step)
-                    assert None not in steps
+                assert places.get(task, (ns, step)) == (ns, step)
 
 
 async def test_a_run_with_all_modes(client: Client, workers: Workers) -> None:
@@ -148,7 +150,7 @@ async def test_the_other_modes_are_those_of_a_run_without(checkpointer: str, cli
     assert json.loads(json.dumps(normalised(rest)).replace("two", "one")) == normalised(without.chunks)
 
 
-# --- what JSON cannot carry ---------------------------------------------------------------------------------------------
+# --- what JSON cannot carry -------------------------------------------------------------------------------------------
 
 
 class Connection:
@@ -164,21 +166,21 @@ def encoded(data: object) -> Any:
 
 def test_what_json_cannot_carry_has_something_in_its_place() -> None:
     there = {"type": "not_implemented", "id": [*__name__.split("."), "Connection"]}
-    message = AIMessageChunk("hi", id="1")
+    message = AIMessageChunk(content="hi", id="1")
     assert encoded({"a": [Connection(), 1], "message": message, "lock": threading.Lock(), "huge": 2**70}) == {
         "a": [there, 1],
         "message": message.model_dump(),
         "lock": {"type": "not_implemented", "id": ["_thread", "lock"]},
         "huge": 2**70,
     }
-    assert encoded(AIMessageChunk("hi", additional_kwargs={"connection": Connection()}))["additional_kwargs"] == {
-        "connection": there
-    }
+    assert encoded(AIMessageChunk(content="hi", additional_kwargs={"connection": Connection()}))[
+        "additional_kwargs"
+    ] == {"connection": there}
 
 
 def test_configs_and_runtimes_are_not_shown() -> None:
     config: Any = {"configurable": {"api_key": "password"}, "callbacks": object()}
-    runtime = ToolRuntime(
+    runtime: Any = ToolRuntime(
         state={}, context=None, config=config, stream_writer=print, tool_call_id="1", store=None, tools=[]
     )
     shown = encoded({"runtime": runtime, "config": config})
@@ -214,7 +216,7 @@ async def test_it_does_not_fail_the_run(client: Client, workers: Workers) -> Non
     assert "secret" not in str(events)
 
 
-# --- how it ends --------------------------------------------------------------------------------------------------------
+# --- how it ends ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_graph_that_raises(client: Client, workers: Workers) -> None:
@@ -230,7 +232,7 @@ async def test_the_recursion_limit_is_langgraphs(client: Client, workers: Worker
     """LangChain's `astream_events` has a lower one of its own."""
     graph = loop(InMemorySaver()).with_config(recursion_limit=2)
     await workers.start(graph=graph)
-    with pytest.raises(RunErrored, match="GraphRecursionError.*limit of 2 "):
+    with pytest.raises(RunErrored, match=r"GraphRecursionError.*limit of 2 "):
         await client.invoke("graph", {"steps": []}, stream_mode="events")
     assert await client.invoke("graph", {"steps": []}, stream_mode="events", config={"recursion_limit": 40})
 

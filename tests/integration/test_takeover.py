@@ -179,6 +179,48 @@ async def test_records_stand_and_fall_with_their_tasks(  # noqa: PLR0917 - pytes
     ]
 
 
+async def test_a_worker_that_leaves_hands_over_between_two_steps_with_records_too(play: Play, stage: Stage) -> None:
+    stage.hold("two")
+    leaver = await play.start_worker(chain(stage).compile(), shutdown_grace=20.0)
+    run = await play.client.enqueue("play", HI, stream_mode=[*MODES, "events"])
+    await until(lambda: stage.entered["two"] == 1, "the run is held")
+    leaving = asyncio.create_task(leaver.drain(20.0))
+    await until(lambda: leaver.is_leaving, "the worker has been told to leave")
+    await play.start_worker(chain(stage).compile())
+    stage.open("two")
+    await leaving
+
+    events = await play.events(run.run_id)
+    check(events, await play.client.result(run.run_id))
+    assert standing(events) == [event for event in events if event.mode != "attempt"]
+    begun = [event.data["name"] for event in events if event.mode == "events" and event.data["event"].endswith("start")]
+    assert [name for name in begun if name in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+async def test_records_of_a_run_that_asks_and_is_answered_and_stopped(play: Play, stage: Stage) -> None:
+    def build() -> Any:
+        async def ask(state: Story) -> Story:
+            return {"steps": [f"answer {interrupt('go on?')}"]}
+
+        graph = StateGraph(Story).add_sequence([("ask", ask), ("two", stage.node("two"))])
+        return graph.add_edge(START, "ask").compile()
+
+    await play.start_worker(build())
+    asked = await play.client.enqueue("play", HI, thread_id="t", stream_mode="events")
+    assert (await play.client.wait(asked.run_id)).status is Status.INTERRUPTED
+    stage.hold("two")
+    command: Command[Any] = Command(resume="yes")
+    run = await play.client.enqueue("play", command, thread_id="t", stream_mode="events")
+    await until(lambda: stage.entered["two"] == 1, "the answer was taken")
+    await play.client.stop(run.run_id)
+    with pytest.raises(RunStopped):
+        await play.client.wait(run.run_id)
+    records = [event.data for event in await play.events(run.run_id) if event.mode == "events"]
+    assert records[0]["data"] == {"input": {"graph": None, "update": None, "resume": "yes", "goto": []}}
+    assert ("on_chain_end", "ask") in [(record["event"], record["name"]) for record in records]
+    assert ("on_chain_end", "two") not in [(record["event"], record["name"]) for record in records]
+
+
 async def _others_are_saved(play: Play, run_id: str, build: Callable[[Stage], Any]) -> bool:
     """Whether the results of what runs beside the held task are among the pending writes."""
     beside: dict[Callable[[Stage], Any], int] = {parallel: 1, map_reduce: 2}

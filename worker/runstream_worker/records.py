@@ -47,7 +47,7 @@ async def with_records(stream: Stream, given: object, config: RunnableConfig) ->
     """
     paced = _Paced(stream, config)
     # Of the config only what LangChain needs here: the rest goes to the graph as it is.
-    own = cast("RunnableConfig", {key: config[key] for key in ("callbacks", "run_id") if key in config})  # type: ignore[literal-required] # both are its keys
+    own = cast("RunnableConfig", {key: config[key] for key in ("callbacks", "run_id") if key in config})
     records = paced.astream_events(given, own, version="v2")
     root = None
     async with aclosing(cast("AsyncGenerator[Any, None]", records)) as found:
