@@ -6,7 +6,7 @@ It stands in the run's metadata under one name, which no reader is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -56,4 +56,4 @@ def shown_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def pregel_modes(modes: Sequence[ApiMode]) -> list[StreamMode]:
     """The modes of a run's stream that the API's modes are made of."""
-    return list(dict.fromkeys(cast("StreamMode", "messages" if mode == "messages-tuple" else mode) for mode in modes))
+    return list(dict.fromkeys("messages" if mode == "messages-tuple" else mode for mode in modes))

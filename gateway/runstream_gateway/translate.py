@@ -41,7 +41,8 @@ class FrameCache:
         key = (run_id, event.id)
         known = self._frames.get(key)
         if known is None:
-            name = event.mode if not event.ns else "|".join((event.mode, *event.ns))
+            # Records tell where they come from by themselves, and LangGraph's server puts no namespace behind `events`.
+            name = event.mode if not event.ns or event.mode == "events" else "|".join((event.mode, *event.ns))
             known = self._frames[key] = Frame(name, dumps(event.data), event.id)
             if len(self._frames) > self._size:
                 del self._frames[next(iter(self._frames))]

@@ -9,15 +9,16 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from runstream.errors import InvalidRequest
 
-StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "debug", "messages", "custom"]
-STREAM_MODES: tuple[StreamMode, ...] = ("values", "updates", "checkpoints", "tasks", "debug", "messages", "custom")
-"""LangGraph's stream modes."""
+StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "debug", "messages", "custom", "events"]
+STREAM_MODES: tuple[StreamMode, ...] = get_args(StreamMode)
+"""LangGraph's stream modes: the seven of `astream`, and `events` of LangGraph's server, the records of `astream_events`
+(version v2)."""
 
 StopAction: TypeAlias = Literal["interrupt", "rollback"]
 """What becomes of what a stopped run has saved: it stays, or it is removed."""

@@ -282,6 +282,8 @@ def _modes(field: str, value: object) -> list[str]:
             close = difflib.get_close_matches(str(mode), STREAM_MODES, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise InvalidRequest(field, f"{mode!r} is no stream mode; {hint}the modes are {', '.join(STREAM_MODES)}")
+    if field == "print_mode" and "events" in modes:
+        raise InvalidRequest(field, "'events' cannot be printed: LangGraph prints what `astream` emits")
     return list(dict.fromkeys(modes))
 
 

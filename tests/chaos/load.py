@@ -42,6 +42,7 @@ _MODES: Final = (
     ("messages",),
     ("values",),
     ("updates", "tasks"),
+    ("messages", "custom", "events"),
 )
 _MOST_ATTEMPTS: Final = 1000
 _PATIENCE: Final = 120.0
@@ -80,7 +81,7 @@ class Plan:
         turns = random.choice((1, 1, 2, 3))
         options = {
             "durability": random.choice(("sync", "async", "exit")),
-            "stream_mode": list(random.choices(_MODES, weights=(6, 2, 2, 2, 1, 1, 1))[0]),
+            "stream_mode": list(random.choices(_MODES, weights=(6, 2, 2, 2, 1, 1, 1, 1))[0]),
             "subgraphs": random.random() < 0.5,
             "version": random.choice(("v1", "v2")),
             "max_attempts": 3 if random.random() < 0.1 else _MOST_ATTEMPTS,

@@ -35,6 +35,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stream_mode": ["values", "tools"]}, "^stream_mode: 'tools' is no stream mode; the modes are"),
     ({"stream_mode": 5}, "^stream_mode: 5 must be a stream mode or a list"),
     ({"print_mode": "x"}, "^print_mode: 'x' is no stream mode"),
+    ({"print_mode": ["values", "events"]}, "^print_mode: 'events' cannot be printed"),
     ({"stream_modes": "values"}, r"^stream_modes: there is no such option; did you mean 'stream_mode'\?"),
     ({"recursion_limit": 5}, "^recursion_limit: there is no such option; it belongs in config"),
     ({"qqqqqq": 1}, "^qqqqqq: there is no such option; the options are config, context,"),

@@ -128,6 +128,17 @@ async def test_text_of_the_default_agent(cli: Processes, workers: Workers) -> No
 
 
 @pytest.mark.usefixtures("math")
+async def test_records_are_streamed_and_shown(cli: Processes) -> None:
+    everything = await cli.run("enqueue", "math", '{"number": 21}', "--mode", "events", "--mode", "updates", "-f")
+    run_id = everything.json_lines[1]["data"]["run_id"]
+    records = await cli.run("tail", run_id, "--mode", "events")
+    assert [event for event in everything.json_lines if event["mode"] == "events"] == records.json_lines
+    assert records.json_lines[0]["data"]["event"] == "on_chain_start"
+    of_node = await cli.run("tail", run_id, "--mode", "events", "--node", records.json_lines[1]["data"]["name"])
+    assert of_node.json_lines == records.json_lines[1:-1]
+
+
+@pytest.mark.usefixtures("math")
 async def test_tail_gives_the_streams_events_one_a_line(cli: Processes, client: Client) -> None:
     run = await client.enqueue("math", {"number": 21}, stream_mode=["updates", "values"])
     expected = [

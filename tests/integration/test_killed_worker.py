@@ -119,7 +119,7 @@ async def watch(client: Client) -> AsyncIterator[Callable[..., Any]]:
     tasks: list[asyncio.Task[None]] = []
 
     async def enqueue(graph: str, **options: Any) -> Watched:
-        run = await client.enqueue(graph, HI, stream_mode="messages", **options)
+        run = await client.enqueue(graph, HI, **{"stream_mode": "messages", **options})
         watched = Watched(client, run.run_id)
         watched.task = asyncio.create_task(watched.read())
         tasks.append(watched.task)
@@ -175,6 +175,38 @@ async def test_the_runs_of_a_killed_worker_go_on_elsewhere(
         info = await client.get(run.run_id)
         assert (info.status, info.attempt) == (Status.SUCCESS, 2)
         assert [(each.attempt, each.worker, each.cause) for each in info.holders] == [(1, victim.worker_id, "lost")]
+
+
+async def test_records_of_a_killed_workers_task_are_void(
+    cli: Processes, client: Client, watch: Callable[..., Any]
+) -> None:
+    victim = await start(cli)
+    run = await watch("kept", stream_mode=["messages", "events"])
+    await until(run.is_writing, "the run is in the middle of its second step")
+    await start(cli)
+
+    victim.command.kill()
+    await until(lambda: run.is_writing(2), "it is in that step again")
+    cli.write("go", "")
+
+    held = standing(await run.ended())
+    answers = (await client.result(run.run_id))["messages"][1:]
+    assert texts([event for event in held if event.mode == "messages"]) == {
+        answer["id"]: answer["content"] for answer in answers
+    }
+    records = [event for event in held if event.mode == "events"]
+    tokens = [event.data["data"]["chunk"]["content"] for event in records if _is_token(event)]
+    assert tokens == [token for topic in TOPICS for token in (*TOKENS[topic], "")]
+    said = [event.data["data"]["output"] for event in records if event.data["event"] == "on_chat_model_end"]
+    assert [message["id"] for message in said] == [answer["id"] for answer in answers]
+    (void,) = [task["id"] for attempt in run.attempts for task in (attempt.get("voids") or {}).get("tasks", ())]
+    gone = [event for event in run.events if event.task == void and EventId.of(event.id).attempt == 1]
+    assert {event.mode for event in gone} == {"messages", "events"}
+    assert not {event.id for event in gone} & {event.id for event in held}
+
+
+def _is_token(event: Event) -> bool:
+    return bool(event.data["event"] == "on_chat_model_stream")
 
 
 async def test_the_next_run_of_a_thread_waits_for_the_one_that_goes_on(

@@ -129,6 +129,98 @@ async def test_what_was_saved_stays_and_the_rest_is_done_again(  # noqa: PLR0917
     assert (info.attempt, [holder.cause for holder in info.holders]) == (2, ["lost"])
 
 
+@pytest.mark.parametrize(
+    ("modes", "subgraphs"), [([*MODES, "events"], True), (["events"], False)], ids=["all", "alone"]
+)
+@pytest.mark.parametrize(
+    ("build", "place", "once", "twice"), PLACES, ids=lambda value: getattr(value, "__name__", None)
+)
+async def test_records_stand_and_fall_with_their_tasks(  # noqa: PLR0917 - pytest passes them by name
+    build: Callable[[Stage], Any],
+    place: str,
+    once: list[str],
+    twice: list[str],
+    modes: list[StreamMode],
+    subgraphs: bool,
+    play: Play,
+) -> None:
+    stage = play.stage
+    stage.hold(place)
+    await play.start_worker(build(stage).compile())
+    run = await play.client.enqueue("play", HI, stream_mode=modes, subgraphs=subgraphs)
+    await until(lambda: stage.entered[place] == 1, "the run is held")
+    await until(lambda: _others_are_saved(play, run.run_id, build), "what runs beside it has been saved")
+    await play.start_worker(build(stage).compile())
+    await play.lose(run.run_id)
+    await until(lambda: stage.entered[place] == 2, "the next attempt has come to the same place")
+    stage.open(place)
+
+    events = await play.events(run.run_id)
+    result = await play.client.result(run.run_id)
+    if len(modes) > 1:
+        check(events, result, at_once=build in (parallel, map_reduce))
+    assert {name: stage.begun[name] for name in (*once, *twice)} == {
+        **dict.fromkeys(once, 1),
+        **dict.fromkeys(twice, 2),
+    }
+    records = [event for event in standing(events) if event.mode == "events"]
+    said = [event.data["data"] for event in records if event.data["event"] == "on_chat_model_end"]
+    assert sorted(data["output"]["content"] for data in said) == sorted(spoken(result["messages"]).values())
+    begun = Counter(event.data["run_id"] for event in records if event.task and event.data["event"].endswith("_start"))
+    ended = Counter(event.data["run_id"] for event in records if event.task and event.data["event"].endswith("_end"))
+    assert begun == ended
+    assert set(begun.values()) == {1}
+    # The graph's own: each attempt begins, and one comes to its end.
+    roots = [event for event in records if event.task is None]
+    assert [(EventId.of(event.id).attempt, event.data["event"]) for event in roots] == [
+        (1, "on_chain_start"),
+        (2, "on_chain_start"),
+        (2, "on_chain_end"),
+    ]
+
+
+async def test_a_worker_that_leaves_hands_over_between_two_steps_with_records_too(play: Play, stage: Stage) -> None:
+    stage.hold("two")
+    leaver = await play.start_worker(chain(stage).compile(), shutdown_grace=20.0)
+    run = await play.client.enqueue("play", HI, stream_mode=[*MODES, "events"])
+    await until(lambda: stage.entered["two"] == 1, "the run is held")
+    leaving = asyncio.create_task(leaver.drain(20.0))
+    await until(lambda: leaver.is_leaving, "the worker has been told to leave")
+    await play.start_worker(chain(stage).compile())
+    stage.open("two")
+    await leaving
+
+    events = await play.events(run.run_id)
+    check(events, await play.client.result(run.run_id))
+    assert standing(events) == [event for event in events if event.mode != "attempt"]
+    begun = [event.data["name"] for event in events if event.mode == "events" and event.data["event"].endswith("start")]
+    assert [name for name in begun if name in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+async def test_records_of_a_run_that_asks_and_is_answered_and_stopped(play: Play, stage: Stage) -> None:
+    def build() -> Any:
+        async def ask(state: Story) -> Story:
+            return {"steps": [f"answer {interrupt('go on?')}"]}
+
+        graph = StateGraph(Story).add_sequence([("ask", ask), ("two", stage.node("two"))])
+        return graph.add_edge(START, "ask").compile()
+
+    await play.start_worker(build())
+    asked = await play.client.enqueue("play", HI, thread_id="t", stream_mode="events")
+    assert (await play.client.wait(asked.run_id)).status is Status.INTERRUPTED
+    stage.hold("two")
+    command: Command[Any] = Command(resume="yes")
+    run = await play.client.enqueue("play", command, thread_id="t", stream_mode="events")
+    await until(lambda: stage.entered["two"] == 1, "the answer was taken")
+    await play.client.stop(run.run_id)
+    with pytest.raises(RunStopped):
+        await play.client.wait(run.run_id)
+    records = [event.data for event in await play.events(run.run_id) if event.mode == "events"]
+    assert records[0]["data"] == {"input": {"graph": None, "update": None, "resume": "yes", "goto": []}}
+    assert ("on_chain_end", "ask") in [(record["event"], record["name"]) for record in records]
+    assert ("on_chain_end", "two") not in [(record["event"], record["name"]) for record in records]
+
+
 async def _others_are_saved(play: Play, run_id: str, build: Callable[[Stage], Any]) -> bool:
     """Whether the results of what runs beside the held task are among the pending writes."""
     beside: dict[Callable[[Stage], Any], int] = {parallel: 1, map_reduce: 2}

@@ -7,7 +7,11 @@ from contextlib import aclosing
 from typing import Any, Literal, NamedTuple, cast
 
 from langgraph.pregel import Pregel
-from langgraph.types import StreamMode
+
+from runstream_worker.records import Record, namespace_of, with_records
+
+EVENTS = "events"
+"""The mode that LangGraph's server has and its `astream` has not: what `astream_events` tells."""
 
 
 class Chunk(NamedTuple):
@@ -16,7 +20,7 @@ class Chunk(NamedTuple):
     Attributes:
         mode: the stream mode.
         ns: where in the nested graphs it comes from: empty for the graph itself, else `node:task_id` per level.
-        data: what was emitted; in `messages` the pair of message and metadata.
+        data: what was emitted; in `messages` the pair of message and metadata, in `events` the record.
         interrupts: the interrupts that ended the graph, if `mode` is `values` and `version` is `v2`; otherwise None.
     """
 
@@ -31,7 +35,7 @@ async def chunks(
     input: object,  # noqa: A002  # the name that astream gives it
     config: Any,
     *,
-    modes: Sequence[StreamMode],
+    modes: Sequence[str],
     version: Literal["v1", "v2"],
     subgraphs: bool = False,
     **options: Any,
@@ -44,21 +48,29 @@ async def chunks(
         graph: the compiled graph.
         input: its input, a `Command`, or None to go on from the saved state.
         config: the run's config.
-        modes: the stream modes to ask for.
+        modes: the stream modes to ask for; with `events` among them, the records of `astream_events` come, too,
+            whatever `subgraphs` says.
         version: `v1` gives values as the dicts of the state, with interrupts under `__interrupt__`; `v2` gives them as
             the state's own class and the interrupts apart.
         subgraphs: whether to emit what nested graphs emit, too.
         **options: what else `Pregel.astream` takes.
     """
-    stream = graph.astream(
-        cast("Any", input), config, stream_mode=list(modes), subgraphs=subgraphs, version=version, **options
-    )
-    async with aclosing(cast("AsyncGenerator[Any, None]", stream)) as emitted:
+    asked: Any = [mode for mode in modes if mode != EVENTS]
+
+    def stream(config: Any) -> AsyncGenerator[Any, None]:
+        emitted = graph.astream(
+            cast("Any", input), config, stream_mode=asked, subgraphs=subgraphs, version=version, **options
+        )
+        return cast("AsyncGenerator[Any, None]", emitted)
+
+    async with aclosing(stream(config) if EVENTS not in modes else with_records(stream, input, config)) as emitted:
         async for item in emitted:
             yield _chunk(item, subgraphs=subgraphs)
 
 
 def _chunk(item: Any, *, subgraphs: bool) -> Chunk:
+    if isinstance(item, Record):
+        return Chunk(EVENTS, namespace_of(item.fields["metadata"]), item.fields)
     if isinstance(item, dict):
         return Chunk(item["type"], tuple(item["ns"]), item["data"], item.get("interrupts"))
     if subgraphs:

@@ -31,6 +31,10 @@ path to it. Nothing is ever turned into its `repr`: a reader could not tell such
 
 Refused: every other class, dict keys that orjson refuses or that would be the same key in JSON, values that contain
 themselves, and values nested deeper than `MAX_DEPTH`.
+
+Not so in records of mode `events`: they tell what passes between the parts of a graph, which may be anything. There
+`{"type": "not_implemented", "id": ["module", "path", "Class"]}` stands in the place of what is refused, as LangChain
+has it, but without a `repr`; and in that of configs and runtimes, which hold what nobody should see.
 """
 
 from __future__ import annotations
@@ -53,6 +57,8 @@ from typing import Any, Final
 
 import orjson
 from langchain_core.messages import BaseMessage
+from langgraph.prebuilt import ToolRuntime
+from langgraph.runtime import Runtime
 from langgraph.types import Send
 from pydantic import BaseModel
 
@@ -72,12 +78,14 @@ def encode_data(mode: str, data: object) -> bytes:
 
     Args:
         mode: the chunk's stream mode. `checkpoints` and `debug` carry the run's config, of whose `configurable` only
-            what JSON can carry and what is not LangGraph's own (`__pregel_*`) is kept.
+            what JSON can carry and what is not LangGraph's own (`__pregel_*`) is kept. In `events` nothing is refused.
         data: what LangGraph emitted in this mode.
 
     Raises:
         EncodingError: something in it has no JSON form; the message names its place (`updates.agent.conn`) and class.
     """
+    if mode == "events":
+        return _encode_leniently(data)
     if mode == "checkpoints":
         data = _with_public_configs(data)
     elif mode == "debug" and isinstance(data, dict) and data.get("type") == "checkpoint":
@@ -100,6 +108,13 @@ def encode(value: object, path: str) -> bytes:
     except orjson.JSONEncodeError:
         # Rare, so it may be slow: walk the value, mend what orjson is too strict for, and name what cannot be mended.
         return _dump_within_depth(_rebuild(value, path))
+
+
+def _encode_leniently(value: object) -> bytes:
+    try:
+        return _dump_within_depth(value)
+    except orjson.JSONEncodeError:
+        return _dump_within_depth(_Lenient("events").rebuild(value))
 
 
 def encode_small(value: object, path: str) -> bytes:
@@ -254,9 +269,10 @@ class _Rebuilding:
         if len(self._path) > MAX_DEPTH:
             raise EncodingError(f"{self._where()}: nested deeper than {MAX_DEPTH} levels")
         self._open.add(id(value))
-        built = build(value)
-        self._open.remove(id(value))
-        return built
+        try:
+            return build(value)
+        finally:
+            self._open.remove(id(value))
 
     def _object(self, value: dict[object, object]) -> object:
         built: dict[str, object] = {}
@@ -276,9 +292,10 @@ class _Rebuilding:
 
     def _child(self, step: str, value: object) -> object:
         self._path.append(step)
-        built = self.rebuild(value)
-        self._path.pop()
-        return built
+        try:
+            return self.rebuild(value)
+        finally:
+            self._path.pop()
 
     def _key(self, key: object) -> str:
         if isinstance(key, str):
@@ -316,6 +333,28 @@ class _Rebuilding:
 
     def _where(self) -> str:
         return "".join(self._path)
+
+
+class _Lenient(_Rebuilding):
+    """Puts something in the place of what JSON cannot carry."""
+
+    def rebuild(self, value: object) -> object:
+        if isinstance(value, Runtime | ToolRuntime) or _is_config(value):
+            return _not_implemented(value)
+        try:
+            return super().rebuild(value)
+        except Exception:  # noqa: BLE001 - user code: anything may happen when a value is asked for its parts
+            return _not_implemented(value)
+
+
+def _is_config(value: object) -> bool:
+    """Whether it is LangChain's config of a run; as long as it has callbacks, JSON cannot carry it."""
+    return isinstance(value, dict) and "configurable" in value and "callbacks" in value
+
+
+def _not_implemented(value: object) -> dict[str, object]:
+    cls = type(value)
+    return {"type": "not_implemented", "id": [*cls.__module__.split("."), cls.__qualname__]}
 
 
 def _well_formed(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.breakpoints import state_at_breakpoint
-from runstream_worker.chunks import Chunk, chunks
+from runstream_worker.chunks import EVENTS, Chunk, chunks
 from runstream_worker.completion import missing_messages
 from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
@@ -135,7 +136,10 @@ class Execution:
         configurable = {**request.config.get("configurable", {}), "thread_id": request.thread_id}
         # As LangGraph's own server has it; it tells whose a checkpoint is.
         metadata = {**request.config.get("metadata", {}), "run_id": self._hold.run_id}
-        more = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
+        more: dict[str, Any] = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
+        if EVENTS in request.stream_mode and self._hold.attempt == 1:
+            # As LangGraph's own server has it; those of a later attempt's root have an id of their own.
+            more["run_id"] = uuid.UUID(self._hold.run_id)
         return cast("RunnableConfig", {**request.config, **more})
 
     def _with_saver(self, graph: Graph) -> tuple[Graph, RunSaver | None]:

@@ -2,7 +2,8 @@
 
 LangGraph tells it in places. A checkpoint comes before the tasks of its step and names them; a task's update comes
 right before its result, which has its id; values come right before the checkpoint that they belong to; a message's
-metadata has the path of its task. (The order and the shapes are those of langgraph 1.2, and a test holds them.)
+metadata has the path of its task; so has that of a record (`events`), and the step. (The order and the shapes are
+those of langgraph 1.2, and a test holds them.)
 """
 
 from __future__ import annotations
@@ -78,22 +79,20 @@ class Origins:
         # The tokens of a message come with one and the same metadata.
         self._last_metadata: object = None
         self._last_message = Placed(Chunk("messages", (), None))
+        # Records come of nested graphs whose tasks and checkpoints nobody asked for, and before those.
+        self._steps_of_records: dict[Namespace, int] = {}
 
     def place(self, chunk: Chunk) -> Iterable[Placed]:
         """What can be placed now: this chunk and those that it tells of; or nothing yet."""
         match chunk.mode:
-            case "messages":
-                return (self._of_message(chunk),)
-            case "custom":
-                return (self._of_custom(chunk),)
             case "checkpoints":
                 return self._at_checkpoint(chunk)
             case "tasks":
                 return self._at_task(chunk)
-            case "debug":
-                return (self._of_debug(chunk),)
-            case _:
+            case "values" | "updates":
                 return self._hold(chunk)
+            case _:
+                return (self._at_once(chunk),)
 
     def rest(self) -> Iterator[Placed]:
         """What never was told of, when the graph has ended."""
@@ -165,12 +164,23 @@ class Origins:
         held, loop.held = loop.held, []
         return held
 
+    def _at_once(self, chunk: Chunk) -> Placed:
+        match chunk.mode:
+            case "messages":
+                return self._of_message(chunk)
+            case "events":
+                return self._of_record(chunk)
+            case "debug":
+                return self._of_debug(chunk)
+            case _:
+                return self._of_custom(chunk)
+
     def _of_message(self, chunk: Chunk) -> Placed:
         metadata = cast("tuple[object, Mapping[str, Any]]", chunk.data)[1]
         if metadata is self._last_metadata:
             return Placed(chunk, self._last_message.task, self._last_message.steps)
         self._last_metadata = metadata
-        self._last_message = self._placed(chunk, _task_of_message(metadata), self._after(chunk.ns))
+        self._last_message = self._placed(chunk, _task_of(metadata), self._after(chunk.ns))
         return self._last_message
 
     def _of_custom(self, chunk: Chunk) -> Placed:
@@ -190,12 +200,29 @@ class Origins:
             return self._placed(chunk, None, payload["metadata"].get("step"))
         return self._placed(chunk, payload["id"], self._after(chunk.ns))
 
+    def _of_record(self, chunk: Chunk) -> Placed:
+        metadata = cast("Mapping[str, Any]", chunk.data)["metadata"]
+        task = _task_of(metadata)
+        if task is None:
+            return Placed(chunk)
+        step = metadata["langgraph_step"]
+        self._steps_of_records[chunk.ns] = step
+        return Placed(chunk, task, (*(self._above(chunk.ns, depth) for depth in range(len(chunk.ns))), step))
+
+    def _above(self, ns: Namespace, depth: int) -> int | None:
+        """The step that a level of a record's namespace belongs to."""
+        step = self._steps_of_records.get(ns[:depth])
+        if step is None:
+            return self._after(ns[:depth])
+        # A number in the place of a task tells one graph that a task calls from another. It has no step of its own.
+        return step if ":" in ns[depth] else step + 1
+
 
 def _only(tasks: list[str]) -> str | None:
     return tasks[0] if len(tasks) == 1 else None
 
 
-def _task_of_message(metadata: Mapping[str, Any]) -> str | None:
+def _task_of(metadata: Mapping[str, Any]) -> str | None:
     path = str(metadata.get("langgraph_checkpoint_ns", "")).split("|")
     tasks = [segment.rpartition(":")[2] for segment in path if ":" in segment]
     return tasks[-1] if tasks else None

@@ -112,6 +112,8 @@ def _entry(event_id: str, wire: Mapping[str, Any]) -> Entry:
         entry.texts.append(text_of_message(message))
     elif mode == "tasks":
         entry.name = data["name"]
+    elif mode == "events":
+        entry.name = data["metadata"].get("langgraph_node")
     elif mode == "updates" and isinstance(data, dict) and task is not None:
         entry.name = next(iter(data), None)
     return entry

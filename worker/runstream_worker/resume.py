@@ -208,6 +208,9 @@ async def _voids(past: Past, saved: Saved) -> dict[str, Any]:
     for entry in past:
         if entry.task is not None:
             by_task[entry.task].append(entry)
+        elif entry.mode == "events":
+            # A record of the graph itself: what stands of its tasks' records belongs to it.
+            continue
         elif not await saved.has(entry):
             events += entry.ids
     tasks = []

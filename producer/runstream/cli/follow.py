@@ -157,9 +157,11 @@ def _is_wanted(event: Event, modes: frozenset[str], nodes: frozenset[str]) -> bo
 
 
 def _nodes_of(event: Event) -> frozenset[str]:
-    """The nodes that an event says it is of; only messages and updates say so."""
+    """The nodes that an event says it is of; only messages, updates and records (`events`) say so."""
     match event.mode, event.data:
         case "messages", [_, {"langgraph_node": str(node)}]:
+            return frozenset({node})
+        case "events", {"metadata": {"langgraph_node": str(node)}}:
             return frozenset({node})
         case "updates", {**by_node}:
             return frozenset(str(node) for node in by_node)
