@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
-from runstream_gateway.access import Allowed
 from runstream_gateway.assistant_bodies import (
     AssistantPart,
     AssistantShape,
@@ -26,6 +25,7 @@ from runstream_gateway.assistant_bodies import (
     Xray,
 )
 from runstream_gateway.assistants import Assistant, Settled
+from runstream_gateway.auth.caller import Filter
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_views import drawing, schemas, subgraphs
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
@@ -44,7 +44,7 @@ async def search(access: Accessing, body: Annotated[SearchAssistants | None, Bod
     value = {**_searched(body), "limit": limit, "offset": offset}
     allowed = await access.to("assistants", "search", value)
     found = await access.gateway.assistants.search(
-        body.query(value["metadata"]),
+        body.query(value.get("metadata") or {}),
         allowed,
         sort_by=body.sort_by or "created_at",
         descending=body.sort_order != "asc",
@@ -59,7 +59,7 @@ async def count(access: Accessing, body: Annotated[CountAssistants | None, Body(
     body = body or CountAssistants()
     value = {**_searched(body), "limit": 0, "offset": 0}
     allowed = await access.to("assistants", "search", value)
-    return Json(len(await access.gateway.assistants.search(body.query(value["metadata"]), allowed)))
+    return Json(len(await access.gateway.assistants.search(body.query(value.get("metadata") or {}), allowed)))
 
 
 @router.post("", response_model=AssistantShape, summary="Create an assistant")
@@ -69,7 +69,7 @@ async def create(access: Accessing, body: CreateAssistant) -> Response:
     assistant_id, if_exists = given.pop("assistant_id", None), given.pop("if_exists", "raise")
     value = {"metadata": {}, **given, "assistant_id": assistant_id, "if_exists": if_exists}
     allowed = await access.to("assistants", "create", value)
-    settled = Settled(**{**given, "metadata": value["metadata"]})
+    settled = Settled(**{**given, "metadata": value.get("metadata") or {}})
     created = await access.gateway.assistants.create(settled, allowed, assistant_id=assistant_id, if_exists=if_exists)
     return Json(created.to_json())
 
@@ -86,7 +86,7 @@ async def patch(assistant_id: str, body: ChangeAssistant, access: Accessing) -> 
     changes = body.given()
     value = {"metadata": {}, **changes, "assistant_id": assistant_id}
     allowed = await access.to("assistants", "update", value)
-    changes["metadata"] = value["metadata"]
+    changes["metadata"] = value.get("metadata") or {}
     return Json((await access.gateway.assistants.change(assistant_id, allowed, changes)).to_json())
 
 
@@ -160,7 +160,7 @@ async def get_subgraph(assistant_id: str, namespace: str, access: Accessing, rec
         return Json(await subgraphs(graph, namespace, recurse=recurse))
 
 
-async def _may_read(access: Access, assistant_id: str) -> Allowed:
+async def _may_read(access: Access, assistant_id: str) -> Filter:
     return await access.to("assistants", "read", {"assistant_id": assistant_id})
 
 
