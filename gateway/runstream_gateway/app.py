@@ -24,7 +24,7 @@ from runstream import (
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
 from runstream_gateway.middleware import Bodies
-from runstream_gateway.routes import runs, state, stateless, threads, tokens, websocket
+from runstream_gateway.routes import assistants, meta, runs, state, stateless, threads, tokens, websocket
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
 
@@ -41,7 +41,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app = FastAPI(title="runstream", version=__version__, description=_ABOUT, redoc_url=None)
     app.state.gateway = gateway
     routers = (runs.many, stateless.router, runs.router, threads.router, state.router, tokens.router, websocket.router)
-    for router in routers:
+    for router in (*routers, assistants.router, meta.router):
         app.include_router(router)
     _answer_errors(app)
     settings = gateway.settings

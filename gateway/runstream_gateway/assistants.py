@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid5
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
-from pydantic_core import from_json
 
 from runstream import Document, Documents
 from runstream_gateway.access import EVERYTHING, Allowed, contains
@@ -68,7 +67,7 @@ class Assistant(Settled):
 
     def to_json(self) -> dict[str, Any]:
         """The assistant as the API shows it."""
-        shown = asdict(self)
+        shown = dict(vars(self))
         del shown["is_system"]
         return shown
 
@@ -167,7 +166,8 @@ class Assistants:
 
         Raises:
             ApiError: 404, there is no such graph; 409, there is an assistant of this id, and that was not to be;
-                400, 413, 422: this cannot be stored.
+                400, 413: this cannot be stored.
+            InvalidRequest: the same.
         """
         self._check_graph(settled.graph_id)
         assistant_id = new_id() if assistant_id is None else check_uuid(assistant_id, "assistant_id")
@@ -193,7 +193,8 @@ class Assistants:
 
         Raises:
             ApiError: 404, there is no such assistant or graph; 409, it is a system assistant;
-                400, 413, 422: this cannot be stored.
+                400, 413: this cannot be stored.
+            InvalidRequest: the same.
         """
         assistant_id = await self._own(name_or_id, allowed)
         if "graph_id" in changes:
@@ -303,7 +304,7 @@ class Assistants:
         """The id of an assistant that may be changed, be its graph here or not."""
         system = self._system_one(name_or_id)
         if system is not None:
-            _check_seen(asdict(system), name_or_id, allowed)
+            _check_seen(vars(system), name_or_id, allowed)
             raise ApiError(409, f"{system.name!r} is the graph's own assistant and stays as it is; create another one")
         assistant_id = self._check_id(name_or_id)
         known = await self._known(assistant_id)
@@ -342,7 +343,7 @@ def _configured(changes: Mapping[str, Any], present: Mapping[str, Any]) -> dict[
 def _first(settled: Settled) -> dict[str, Any]:
     at = now()
     configured = _configured({"config": settled.config, "context": settled.context or None}, _UNCONFIGURED)
-    version = {**asdict(settled), **configured, "version": 1, "created_at": at}
+    version = {**vars(settled), **configured, "version": 1, "created_at": at}
     return {"version": 1, "created_at": at, "updated_at": at, "versions": [_storable(version)]}
 
 
@@ -353,14 +354,12 @@ def _with_version(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
 
 
 def _storable(version: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what could not be read again: the parser takes less than `json.dumps` writes."""
     try:
-        text = json.dumps(version, separators=(",", ":"))
-        from_json(f'{{"versions":[{text}]}}', allow_inf_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(422, f"this cannot be stored: {error}") from None
-    if len(text) > MAX_VERSION_BYTES:
-        raise ApiError(413, f"an assistant may have {MAX_VERSION_BYTES} bytes, and this has {len(text)}")
+        size = len(json.dumps(version))
+    except RecursionError:
+        raise ApiError(422, "this is nested too deep") from None
+    if size > MAX_VERSION_BYTES:
+        raise ApiError(413, f"an assistant may have {MAX_VERSION_BYTES:,} bytes, and this has {size:,}")
     return version
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from operator import methodcaller
-from typing import Any
+from typing import Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from langchain_core.utils.pydantic import create_model_v2
 from langgraph.pregel.protocol import PregelProtocol
@@ -18,7 +18,7 @@ from runstream_gateway.errors import ApiError
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import Graph
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger("runstream.gateway")
 
 Schema = dict[str, Any]
 
@@ -66,30 +66,50 @@ async def subgraphs(graph: Graph, namespace: str | None, *, recurse: bool) -> di
     }
 
 
-def _schemas(graph: PregelProtocol[Any, Any, Any, Any]) -> dict[str, Schema | None]:
-    context = _tried(graph, "context", methodcaller("get_context_jsonschema"))
+def _schemas(graph: Any) -> dict[str, Schema | None]:
+    context = _first(graph, methodcaller("get_context_jsonschema"), lambda graph: _fields(graph.context_schema))
     return {
-        "input_schema": _tried(graph, "input", methodcaller("get_input_jsonschema")),
-        "output_schema": _tried(graph, "output", methodcaller("get_output_jsonschema")),
-        "state_schema": _tried(graph, "state", _state_schema),
+        "input_schema": _first(
+            graph, methodcaller("get_input_jsonschema"), lambda graph: _fields(graph.builder.input_schema)
+        ),
+        "output_schema": _first(
+            graph, methodcaller("get_output_jsonschema"), lambda graph: _fields(graph.builder.output_schema)
+        ),
+        "state_schema": _first(graph, _state_schema),
         "config_schema": context or {},
         "context_schema": context,
     }
 
 
-def _tried(graph: Any, kind: str, make: Callable[[Any], Schema | None]) -> Schema | None:
-    # A subgraph may be of a kind that has no schemas, such as a remote one.
-    try:
-        schema = make(graph)
-        return None if schema is None else from_json(encode(schema, kind))
-    except Exception as error:  # noqa: BLE001 - users' classes have a say in it, and the other schemas are good
-        _log.info("graph %r has no %s schema: %s", getattr(graph, "name", None), kind, error)
-        return None
+def _first(graph: Any, *ways: Callable[[Any], Schema | None]) -> Schema | None:
+    """The schema by the first way that leads to one."""
+    # Any: a subgraph may be of a kind that has no schemas, such as a remote one.
+    for way in ways:
+        try:
+            schema = way(graph)
+            return None if schema is None else from_json(encode(schema, "schema"))
+        except Exception as error:  # noqa: BLE001 - users' classes have a say in it, and the other schemas are good
+            _logger.debug("graph %r has no schema by %r: %s", getattr(graph, "name", None), way, error)
+    return None
 
 
 def _state_schema(graph: Any) -> Schema:
     fields = {name: (_described(graph.channels[name].UpdateType), None) for name in graph.stream_channels_list}
     return create_model_v2(graph.get_name("State"), field_definitions=fields).model_json_schema()
+
+
+def _fields(kind: Any) -> Schema:
+    """The schema of a `TypedDict` that pydantic refuses, field by field.
+
+    Before Python 3.12 it refuses all that come from `typing`, which most states do.
+    """
+    if not is_typeddict(kind):
+        raise TypeError(f"{kind!r} is no TypedDict")
+    fields: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        bare = get_args(hint)[0] if get_origin(hint) in (Required, NotRequired) else hint
+        fields[name] = (_described(bare), ... if name in kind.__required_keys__ else None)
+    return create_model_v2(kind.__name__, field_definitions=fields).model_json_schema()
 
 
 def _described(kind: Any) -> Any:

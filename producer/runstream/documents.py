@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from runstream.errors import InvalidRequest
 from runstream.keys import Keys
 from runstream.missing import Call
 from runstream.scripts import Scripts
@@ -50,7 +51,11 @@ class Documents:
         self._ttl = round(ttl * 1000)
 
     async def create(self, document_id: str, data: dict[str, Any]) -> Document | None:
-        """Write a new document; None if there is one of this id, which is left as it is."""
+        """Write a new document; None if there is one of this id, which is left as it is.
+
+        Raises:
+            InvalidRequest: the data is no JSON that could be read again.
+        """
         return await self._put(Document(document_id, 0, data))
 
     async def get(self, document_id: str) -> Document | None:
@@ -84,6 +89,9 @@ class Documents:
             document_id: which.
             change: makes the new data of the present ones, which it leaves as they are; None for no change. It is
                 called again where another has changed the document meanwhile. It may raise.
+
+        Raises:
+            InvalidRequest: the data is no JSON that could be read again.
         """
         while (known := await self.get(document_id)) is not None:
             changed = change(known.data)
@@ -138,10 +146,23 @@ class Documents:
         return lambda: self._redis.zrem(index, *expired)
 
     async def _put(self, document: Document) -> Document | None:
-        text, write = json.dumps(document.data, separators=(",", ":")), secrets.token_hex(8)
+        text, write = _readable(document.data), secrets.token_hex(8)
         version = await self._call(
             lambda: self._scripts.put_document(
                 self._kind, document.id, document.version, text, ttl=self._ttl, write=write
             )
         )
         return None if version is None else document._replace(version=version)
+
+
+def _readable(data: dict[str, Any]) -> str:
+    """The data as JSON that can be read again: one document that cannot would spoil every search.
+
+    `json.dumps` writes what the parser refuses: lone surrogates, and what is nested deeper than 200 levels.
+    """
+    try:
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        from_json(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest("document", f"cannot be stored: {error}") from None
+    return text

@@ -63,5 +63,23 @@ async def test_kinds_are_words_and_do_not_mix(client: Client) -> None:
         client.documents("a:b", ttl=60)
 
 
+def _nested(depth: int) -> Any:
+    data: Any = 0
+    for _ in range(depth):
+        data = [data]
+    return data
+
+
+@pytest.mark.parametrize("data", ["\ud800", float("nan"), float("inf"), _nested(200), _nested(5000), object()])
+async def test_what_could_not_be_read_again_is_refused(client: Client, data: Any) -> None:
+    notes = client.documents("note", ttl=60)
+    kept = await notes.create("a", {"text": "one"})
+    with pytest.raises(InvalidRequest, match="document"):
+        await notes.create("b", {"text": data})
+    with pytest.raises(InvalidRequest, match="document"):
+        await notes.update("a", lambda _: {"text": data})
+    assert [note async for note in notes.newest_first()] == [kept]
+
+
 async def _is_gone(documents: Documents, document_id: str) -> bool:
     return await documents.get(document_id) is None
