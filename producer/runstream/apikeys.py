@@ -1,8 +1,8 @@
 """API keys of a service in front of runstream, such as the gateway.
 
 A key is 256 random bits behind `rs_`. Redis has its SHA-256, and nothing from which the key could be told: a random key
-needs no slow hash. A key is found by the beginning of its hash, which is its id, so nothing secret is compared byte by byte
-where the time could be measured.
+needs no slow hash. A key is found by the beginning of its hash, which is its id, so nothing secret is compared byte by
+byte where the time could be measured.
 
 A key without a date lapses when it has not been used for 400 days; each use renews it.
 """
@@ -32,7 +32,7 @@ _UNUSED_FOR = 400 * 24 * 3600.0
 _MOST_DAYS = 400
 _KEY = re.compile(r"rs_[A-Za-z0-9_-]{43}")
 _ID_LENGTH = 24
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ApiKey:
         owner: whose things it may see.
         created_at: when it was made.
         expires_at: when it ends; None if it is for as long as it is used.
-        limits: what it may do that differs from what keys may by default: by the names in `LIMIT_NAMES`; None is no limit.
+        limits: what it may do that differs from what keys may by default, by the names in `LIMIT_NAMES`; None is no
+            limit.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """How much somebody may do, counted in Redis: so for all processes of a service in front together.
 
-Two things are counted: requests, by the rate at which they come; and what there may be so many of at a time. What somebody
-holds is given back, or it lapses by itself, for its holder may be dead.
+Two things are counted: requests, by the rate at which they come; and what there may be so many of at a time. What
+somebody holds is given back, or it lapses by itself, for its holder may be dead.
 """
 
 from __future__ import annotations

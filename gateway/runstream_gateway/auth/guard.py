@@ -42,9 +42,10 @@ class Guard(Protocol):
             caller: as `authenticate` returned it.
             resource: of what kind the thing is.
             action: what is to be done.
-            value: what with, as LangGraph's server tells its handlers: the fields of `langgraph_sdk.auth.types`, such as
-                `ThreadsCreate` for (`threads`, `create`). It may be changed in place: with create, update and create_run,
-                go on with `value["metadata"]` as it is afterwards; of the store, with `value["namespace"]`.
+            value: what with, as LangGraph's server tells its handlers: the fields of `langgraph_sdk.auth.types`, such
+                as `ThreadsCreate` for (`threads`, `create`). It may be changed in place: with create, update and
+                create_run, go on with `value["metadata"]` as it is afterwards, which is an object then, in JSON; of
+                the store, with `value["namespace"]`.
 
         Returns:
             What the metadata of a thing that is there already must match. Where it does not, there is no such thing

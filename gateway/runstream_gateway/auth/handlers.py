@@ -29,6 +29,7 @@ _PARAMETERS = (
     "request", "body", "user", "path", "method", "scopes", "path_params", "query_params", "headers", "authorization",
     "scope",
 )  # fmt: skip
+_WRITES = frozenset(("create", "update", "create_run"))
 _ACTIONS = {
     "threads": ("create", "read", "update", "delete", "search", "create_run"),
     "assistants": ("create", "read", "update", "delete", "search"),
@@ -64,8 +65,9 @@ def load_auth(location: str, folder: Path) -> Auth:
 class HandlersGuard:
     """Asks the handlers of an `Auth` object, as LangGraph's server does.
 
-    Of the authorization handlers the most specific one is asked, alone: for the resource and the action, for the resource,
-    for the action, for everything. Where there is none, everything is allowed: so it is there, and a warning tells it.
+    Of the authorization handlers the most specific one is asked, alone: for the resource and the action, for the
+    resource, for the action, for everything. Where there is none, everything is allowed: so it is there, and a warning
+    tells it.
 
     Args:
         auth: the object.
@@ -101,7 +103,7 @@ class HandlersGuard:
             user, permissions = user_of(await _call(self._authenticate, arguments))
             told = as_json(user, permissions)
         return Caller(
-            identity=told["identity"] if isinstance(told["identity"], str) else str(told["identity"]),
+            identity=told["identity"],
             display_name=str(told["display_name"]),
             permissions=tuple(permissions),
             user=told,
@@ -121,10 +123,13 @@ class HandlersGuard:
         context = Auth.types.AuthContext(
             resource=resource, action=action, user=caller.principal, permissions=list(caller.permissions)
         )
+        if value.get("metadata", {}) is None or action in _WRITES:
+            # Handlers count on `value.setdefault("metadata", {})`.
+            value["metadata"] = value.get("metadata") or {}
         with _refusals("authorization"):
             result = await handler(ctx=context, value=value)
-        if isinstance(value.get("metadata"), dict):
-            value["metadata"] = json.loads(json.dumps(value["metadata"], default=str))
+            if "metadata" in value:
+                value["metadata"] = json.loads(json.dumps(dict(value["metadata"]), default=str))
         if result is None or result is True:
             return UNRESTRICTED
         if result is False:

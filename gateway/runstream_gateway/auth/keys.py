@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from runstream.apikeys import ApiKey, ApiKeys
+from runstream.apikeys import KEY_PREFIX, ApiKey, ApiKeys
 from runstream_gateway.auth.caller import Caller, Filter, Limits
 from runstream_gateway.auth.credentials import bearer
 from runstream_gateway.auth.guard import UNRESTRICTED, Action, Resource
@@ -32,8 +32,8 @@ class KeysGuard:
     Args:
         keys: that there are.
         limits: what a key may do unless it says otherwise.
-        remembered: for how many seconds a key that was looked up is believed: as long as it may take until a revoked one
-            is refused everywhere.
+        remembered: for how many seconds a key that was looked up is believed: as long as it may take until a revoked
+            one is refused everywhere.
     """
 
     def __init__(self, keys: ApiKeys, *, limits: Limits = KEY_LIMITS, remembered: float = 3.0) -> None:
@@ -48,8 +48,8 @@ class KeysGuard:
         Raises:
             ApiError: (401) none was sent, or it is none.
         """
-        shown = connection.headers.get("x-api-key") or bearer(connection)
-        if not shown:
+        shown = _shown(connection)
+        if shown is None:
             raise _unknown("there is no API key: send it as x-api-key, or as Authorization: Bearer")
         # Nothing that is kept longer than the request lets a key be told.
         name = hashlib.sha256(shown.encode("utf-8", "replace")).hexdigest()
@@ -112,6 +112,12 @@ class KeysGuard:
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
         return key
+
+
+def _shown(connection: HTTPConnection) -> str | None:
+    """What was sent as a key. Clients may send another service's beside it, from their environment."""
+    sent = [key for key in (connection.headers.get("x-api-key"), bearer(connection)) if key]
+    return next((key for key in sent if key.startswith(KEY_PREFIX)), sent[0] if sent else None)
 
 
 def _sign(value: dict[str, Any], owner: str, resource: Resource) -> None:

@@ -1,7 +1,7 @@
 """How much a caller may do. What is counted is counted in Redis, for all gateways together.
 
-Counting in each process would be cheaper by a round trip, and wrong: with N gateways a caller had N times as much, and it
-would be for the load balancer to say how much that is. A caller without limits costs nothing.
+Counting in each process would be cheaper by a round trip, and wrong: with N gateways a caller had N times as much, and
+it would be for the load balancer to say how much that is. A caller without limits costs nothing.
 
 Open streams are leases. A gateway renews its own, all of a caller's in one call; those of a gateway that has died lapse
 within half a minute. Runs are not leased: they go on without any gateway, so they count until their own end.
@@ -196,7 +196,7 @@ class Limiter:
 
 
 def subject_of(caller: Caller) -> str:
-    """Whom a caller's requests are counted for: its key, else its identity, whose text is nobody's business in Redis."""
+    """Whom a caller's requests are counted for: its key, else its identity, whose text has no business in Redis."""
     if caller.key_id is not None:
         return f"key-{caller.key_id}"
     return f"user-{hashlib.sha256(caller.identity.encode()).hexdigest()[:32]}"

@@ -1,8 +1,8 @@
 """Read tokens: whoever has one may read one run, or one thread, for a while, and nothing else.
 
-They are for browsers, which should not hold an API key. A token is signed (HMAC-SHA256), not looked up: any gateway that
-knows the secret verifies it. What stands in it can be read by whoever has it; it says what it is for, until when, and for
-whom it was made.
+They are for browsers, which should not hold an API key. A token is signed (HMAC-SHA256), not looked up: any gateway
+that knows the secret verifies it. What stands in it can be read by whoever has it: what it is for, until when, for whom
+it was made, and the filter of what that one may see.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runstream_gateway.auth.credentials import bearer
 from runstream_gateway.auth.guard import Action, Guard, Resource
 from runstream_gateway.errors import ApiError
 
-TOKEN_PREFIX = "rst_"
+TOKEN_PREFIX = "rst_"  # noqa: S105 - what tokens begin with
 LONGEST = 24 * 3600.0
 
 _KIND = "secret"
@@ -77,7 +77,7 @@ class ReadTokens:
         """
         if caller.scope is not None:
             raise ApiError(403, "a read token cannot make another")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= LONGEST:
+        if not 1 <= seconds <= LONGEST:
             raise ApiError(422, f"a read token lives from 1 to {LONGEST:g} seconds")
         expires = math.ceil(time.time() + seconds)
         said = {"e": expires, "u": caller.identity, "t": scope.thread_id, "r": scope.run_id, "k": caller.key_id}
@@ -98,7 +98,7 @@ class ReadTokens:
         said: Mapping[str, Any] = json.loads(_decode(signed))
         if said["e"] <= time.time():
             raise _refused("has expired")
-        identity = said.get("u", "")
+        identity = str(said.get("u", ""))
         user = {"identity": identity, "display_name": identity, "is_authenticated": True, "permissions": []}
         scope = Scope(said["t"], said.get("r"), said.get("f", {}))
         return Caller(identity, identity, user=user, scope=scope, key_id=said.get("k"))
@@ -134,8 +134,8 @@ class TokenGuard:
         tokens: reads them.
         other: for whoever comes without one.
         limits: of those who come with one; they are counted with whom the token was made for.
-        vouch: is asked for the limits that an API key's holder has, by the key's id; raises `ApiError` where the key has
-            been revoked, so that its tokens end with it.
+        vouch: is asked for the limits that an API key's holder has, by the key's id; raises `ApiError` where the key
+            has been revoked, so that its tokens end with it.
     """
 
     def __init__(

@@ -58,11 +58,11 @@ class User:
     def dict(self) -> dict[str, Any]:
         """All that is known of it."""
         return {
-            "identity": self.identity,
             "is_authenticated": self.is_authenticated,
             "display_name": self.display_name,
-            "permissions": list(self.permissions),
             **_told(self._known),
+            "identity": self.identity,
+            "permissions": list(self.permissions),
         }
 
     def model_dump(self) -> Mapping[str, Any]:
@@ -101,8 +101,8 @@ class User:
 def user_of(returned: Any) -> tuple[Any, Sequence[str]]:
     """The user, and its permissions, of what an authentication handler returned.
 
-    That is an identity; or an object or a mapping with one, and perhaps permissions; or a pair of permissions and one of
-    these.
+    That is an identity; or an object or a mapping with one, and perhaps permissions; or a pair of permissions and one
+    of these.
 
     Raises:
         ValueError: it is nothing of the kind.
@@ -128,9 +128,9 @@ def _known(returned: Any) -> Any:
     else:
         known = returned
     if not isinstance(known, BaseUser) and not isinstance(getattr(known, "identity", None), str | int):
-        raise ValueError(
-            f"returned {type(returned).__name__} without an identity; it has to be the user's id, or an object or a dict "
-            "with `identity`"
+        raise ValueError(  # noqa: TRY004 - of any type
+            f"returned {type(returned).__name__} without an identity; it has to be the user's id, or an object or a "
+            "dict with `identity`"
         )
     return known
 
