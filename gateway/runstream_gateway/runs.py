@@ -112,6 +112,11 @@ class Runs:
         """A run as the API shows it."""
         return (await self.views([info]))[0]
 
+    async def new_view(self, run_id: str) -> dict[str, Any]:
+        """A run as it was enqueued, whatever has become of it since."""
+        info = await self._client.get(run_id)
+        return await self.view(info.model_copy(update={"status": Status.QUEUED}))
+
     async def views(self, infos: Sequence[RunInfo]) -> list[dict[str, Any]]:
         """Runs as the API shows them."""
 

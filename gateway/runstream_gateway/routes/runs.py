@@ -32,7 +32,7 @@ CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this rea
 async def create(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run; a worker takes it at once, or when its turn on the thread has come."""
     created = await create_on_thread(access, thread_id, body, request)
-    view = await access.gateway.runs.view(await access.gateway.client.get(created.run.run_id))
+    view = await access.gateway.runs.new_view(created.run.run_id)
     return Json(view, headers={"content-location": created.path})
 
 

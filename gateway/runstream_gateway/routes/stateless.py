@@ -25,7 +25,7 @@ _MOST_IN_BATCH = 1000
 async def create(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run that is given no thread."""
     created = await create_stateless(access, body, request)
-    view = await access.gateway.runs.view(await access.gateway.client.get(created.run.run_id))
+    view = await access.gateway.runs.new_view(created.run.run_id)
     return Json(view, headers={"content-location": f"/runs/{created.run.run_id}"})
 
 

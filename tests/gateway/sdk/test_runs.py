@@ -155,11 +155,11 @@ async def test_a_cancelled_run_closes_its_stream(client: Any, thread_id: str) ->
     assert (await client.runs.get(thread_id, run_id))["status"] == "interrupted"
 
 
+@pytest.mark.ours("answers 404, as if it had never been: a stop button that comes a moment too late fails")
 async def test_cancelling_a_finished_run(client: Any, thread_id: str) -> None:
     await client.runs.wait(thread_id, "chat", input=human("hi"))
     (run,) = await client.runs.list(thread_id)
-    with pytest.raises(NotFoundError):
-        await client.runs.cancel(thread_id, run["run_id"])
+    await client.runs.cancel(thread_id, run["run_id"])
     assert (await client.runs.get(thread_id, run["run_id"]))["status"] == "success"
 
 
