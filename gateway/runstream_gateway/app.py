@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,13 +36,24 @@ from any gateway, from any event on, while a run goes on and after its end.
 """
 
 
-def create_app(gateway: Gateway) -> FastAPI:
-    """The application that serves a gateway, which stays its owner's to close."""
+def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
+    """The application that serves a gateway, which stays its owner's to close.
+
+    Args:
+        gateway: it.
+        disabled: of `assistants`, `threads`, `runs`, `meta` those whose routes are not to be there.
+    """
     app = FastAPI(title="runstream", version=__version__, description=_ABOUT, redoc_url=None)
     app.state.gateway = gateway
-    routers = (runs.many, stateless.router, runs.router, threads.router, state.router, tokens.router, websocket.router)
-    for router in (*routers, assistants.router, meta.router):
-        app.include_router(router)
+    routers = {
+        "runs": (runs.many, stateless.router, runs.router, websocket.router),
+        "threads": (threads.router, state.router, tokens.router),
+        "assistants": (assistants.router,),
+        "meta": (meta.router,),
+    }
+    for resource, ours in routers.items():
+        for router in ours if resource not in disabled else ():
+            app.include_router(router)
     _answer_errors(app)
     settings = gateway.settings
     app.add_middleware(Bodies, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)

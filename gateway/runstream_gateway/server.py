@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from types import FrameType
 
 import uvicorn
 
 from runstream.cli.exits import CommandError
-from runstream_gateway.app import create_app
+from runstream_gateway.compose import compose
 from runstream_gateway.core import open_gateway
+from runstream_gateway.project import Project
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.streaming import OpenStreams
 from runstream_worker.graphs import GraphSource
@@ -42,6 +44,7 @@ class _Server(uvicorn.Server):
 async def serve(
     graphs: Mapping[str, GraphSource],
     settings: GatewaySettings,
+    project: Project,
     *,
     host: str,
     port: int,
@@ -52,6 +55,7 @@ async def serve(
     Args:
         graphs: by name.
         settings: how the gateway behaves.
+        project: what the project wants that it stands before.
         host: where it listens.
         port: where it listens; 0 for any that is free.
         on_ready: is told the URL when requests are served.
@@ -61,9 +65,12 @@ async def serve(
     """
     listening = _listen(host, port)
     url = _url(host, listening.getsockname()[1])
-    async with open_gateway(graphs, settings) as gateway:
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(open_gateway(graphs, settings, auth=project.auth))
+        if project.app is not None:
+            await stack.enter_async_context(project.app.router.lifespan_context(project.app))
         config = uvicorn.Config(
-            create_app(gateway),
+            compose(gateway, project),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass, field
 
 from runstream.settings import DEFAULT_REDIS_URL, check_number
@@ -23,6 +24,28 @@ class Cors:
 
 
 @dataclass(frozen=True)
+class HeaderRules:
+    """Which request headers graphs are told, by patterns such as `x-tenant-*`.
+
+    Attributes:
+        includes: those that match one of these; None for the gateway's own choice: `x-*` and the user agent, but none
+            whose name sounds like a credential's.
+        excludes: none that matches one of these.
+    """
+
+    includes: tuple[str, ...] | None = None
+    excludes: tuple[str, ...] = ()
+
+    def admits(self, name: str, *, by_default: bool) -> bool:
+        """Whether graphs are told a header."""
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.excludes):
+            return False
+        if self.includes is None:
+            return by_default
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.includes)
+
+
+@dataclass(frozen=True)
 class GatewaySettings:
     """How a gateway behaves. Times are in seconds, sizes in bytes.
 
@@ -36,9 +59,9 @@ class GatewaySettings:
         max_body_bytes: a request with a larger body is refused.
         body_timeout: how long a request's body may take to arrive.
         show_errors: tell the messages of all exceptions, also of those that may hold what is nobody's business.
-        mount_prefix: the path under which everything is, such as `/api`.
         api_keys: whether callers need one of the keys that `runstream keys` makes.
         token_secret: by which read tokens are signed, the same for all gateways; one kept in Redis when left out.
+        headers: which request headers graphs are told.
         cors: who may call from a browser.
     """
 
@@ -51,9 +74,9 @@ class GatewaySettings:
     max_body_bytes: int = 10 * 1024 * 1024
     body_timeout: float = 30.0
     show_errors: bool = False
-    mount_prefix: str = ""
     api_keys: bool = False
     token_secret: str | None = field(default=None, repr=False)
+    headers: HeaderRules = field(default_factory=HeaderRules)
     cors: Cors = field(default_factory=Cors)
 
     def __post_init__(self) -> None:

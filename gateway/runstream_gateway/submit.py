@@ -12,6 +12,7 @@ from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.marks import MARKS, Marks, pregel_modes
+from runstream_gateway.settings import HeaderRules
 
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
 _PRIVATE_PARTS = ("key", "token", "secret", "auth", "cookie", "password", "signature")
@@ -168,14 +169,15 @@ def _durability(body: StatelessRunCreate) -> Any:
     return body.durability
 
 
-def configurable_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that a graph is told: `x-*` and the user agent, but none that is a secret.
+def configurable_headers(headers: Mapping[str, str], rules: HeaderRules) -> dict[str, str]:
+    """The headers that a graph is told: by default `x-*` and the user agent, but none that is a secret.
 
     LangGraph shows what is configurable in the metadata of every message, so what looks like a credential stays out.
     """
-    return {
-        name: value
-        for name, value in headers.items()
-        if name == "user-agent"
-        or (name.startswith("x-") and not any(part in name for part in _PRIVATE_PARTS) and name != "x-tenant-id")
-    }
+    return {name: value for name, value in headers.items() if rules.admits(name, by_default=_is_told(name))}
+
+
+def _is_told(name: str) -> bool:
+    if name == "user-agent":
+        return True
+    return name.startswith("x-") and name != "x-tenant-id" and not any(part in name for part in _PRIVATE_PARTS)

@@ -460,7 +460,7 @@ class TestLanggraphJson:
             base="",
         )
         warnings = "\n".join(read_langgraph_json(path).warnings)
-        assert "'store' has no effect: it configures LangGraph's own server" in warnings
+        assert "'store' has no effect: runstream has no such thing" in warnings
         assert "'python_version' has no effect: a worker runs in the Python that started it" in warnings
         assert "'grahps' is unknown and has no effect; did you mean 'graphs'?" in warnings
         assert "'graphs.a.tags' is unknown" in warnings

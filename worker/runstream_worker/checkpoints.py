@@ -6,7 +6,8 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from runstream.connection import shown
 from runstream.errors import InvalidRequest, RunstreamError
 from runstream.settings import DEFAULT_REDIS_URL
+from runstream_worker.importing import import_file, import_module
 from runstream_worker.redis_saver import DEFAULT_TTL, RedisSaver
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ async def open_checkpointer(
 
     Args:
         url: `redis` (the one that the runs are in), `redis://...`, `rediss://...`, `sqlite:///relative.db`,
-            `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing kept), or `none`.
+            `sqlite:////absolute.db`, `postgresql://...`, `memory://` (one process, nothing kept), or `none`; or
+            `path/file.py:attr` or `module:attr`: a function that gives a checkpointer, or opens one (as an async
+            context manager), as LangGraph's `checkpointer.path` has it.
         runs_url: of the Redis that the runs are in.
         namespace: of the runs; checkpoints in Redis have it, too.
         ttl: how long Redis keeps a thread after it was last written to, in seconds.
@@ -81,11 +85,14 @@ async def open_checkpointer(
         from langgraph.checkpoint.memory import InMemorySaver  # noqa: PLC0415 - only where it is wanted
 
         yield InMemorySaver()
+    elif "://" not in url and ":" in url:
+        async with _own(url) as saver:
+            yield saver
     else:
         raise InvalidRequest(
             "checkpointer",
             f"{_without_credentials(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
-            "such as sqlite:///threads.db, or be the word redis, or none",
+            "such as sqlite:///threads.db, or be the word redis, or none, or path/file.py:attr",
         )
 
 
@@ -108,6 +115,27 @@ async def _redis(
         except (RedisError, OSError) as error:
             raise CheckpointerError(f"checkpointer: {shown(url)!r} cannot be used: {error}") from error
         yield saver
+
+
+@asynccontextmanager
+async def _own(location: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """The checkpointer of a project's own."""
+    place, _, attribute = location.rpartition(":")
+    is_file = "/" in place or place.endswith(".py")
+    module = import_file(Path(place)) if is_file else import_module(place)
+    made = getattr(module, attribute, None)
+    if made is None:
+        raise InvalidRequest("checkpointer", f"{location!r}: {place} has no attribute {attribute!r}")
+    async with AsyncExitStack() as stack:
+        opened = made() if callable(made) and not isinstance(made, BaseCheckpointSaver) else made
+        if isawaitable(opened):
+            opened = await opened
+        if isinstance(opened, AbstractAsyncContextManager) and not isinstance(opened, BaseCheckpointSaver):
+            opened = await stack.enter_async_context(opened)
+        if not isinstance(opened, BaseCheckpointSaver):
+            told = f"{location!r} must give a BaseCheckpointSaver, and gives {type(opened).__name__}"
+            raise InvalidRequest("checkpointer", told)
+        yield opened
 
 
 @asynccontextmanager

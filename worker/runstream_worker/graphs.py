@@ -36,7 +36,7 @@ from langgraph.pregel import Pregel
 
 from runstream.errors import GraphLoadError
 from runstream_worker.importing import import_file, import_module, make_importable
-from runstream_worker.langgraph_json import read_langgraph_json
+from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 _Factory: TypeAlias = Callable[[RunnableConfig], object]
@@ -138,11 +138,18 @@ class GraphSource:
 
 
 class LoadedGraphs(Mapping[str, GraphSource]):
-    """Graphs by name, in the order of their targets, with what was ignored on the way in `warnings`."""
+    """Graphs by name, in the order of their targets, with what was ignored on the way in `warnings`.
 
-    def __init__(self, sources: Mapping[str, GraphSource], warnings: Sequence[str]) -> None:
+    Attributes:
+        projects: the `langgraph.json` files among the targets.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, GraphSource], warnings: Sequence[str], projects: Sequence[LanggraphJson] = ()
+    ) -> None:
         self._sources = dict(sources)
         self.warnings = tuple(warnings)
+        self.projects = tuple(projects)
 
     def __getitem__(self, name: str) -> GraphSource:
         return self._sources[name]
@@ -172,11 +179,11 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
         raise GraphLoadError(f"no target was given; {_FORMS}")
     make_importable(Path.cwd())
 
-    warnings: list[str] = []
-    loaded = [] if config_file is None else _load_config(config_file, warnings)
+    projects: list[LanggraphJson] = []
+    loaded = [] if config_file is None else _load_config(config_file, projects)
     alone = len(parsed) == 1 and config_file is None
     for target in parsed:
-        loaded += _load_config(Path(target.location), warnings) if target.is_config else [_load_target(target, alone)]
+        loaded += _load_config(Path(target.location), projects) if target.is_config else [_load_target(target, alone)]
 
     sources: dict[str, GraphSource] = {}
     for source in loaded:
@@ -186,7 +193,7 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
                 f"two graphs are called {source.name!r}: {other.location} and {source.location}; "
                 f"give one another name, as in NAME={source.location}"
             )
-    return LoadedGraphs(sources, warnings)
+    return LoadedGraphs(sources, [warning for project in projects for warning in project.warnings], projects)
 
 
 def graph_with(graph: Graph, **attributes: object) -> Graph:
@@ -217,9 +224,9 @@ def _load_target(target: Target, alone: bool) -> GraphSource:
     return GraphSource(name, target.location, loaded)
 
 
-def _load_config(path: Path, warnings: list[str]) -> list[GraphSource]:
+def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]:
     config = read_langgraph_json(path)
-    warnings.extend(config.warnings)
+    projects.append(config)
     for name, value in config.env.items():
         os.environ.setdefault(name, value)
     for folder in reversed(config.import_paths):

@@ -1,8 +1,8 @@
 """Reads `langgraph.json`, the file in which LangGraph projects name their graphs.
 
-A worker uses three keys: `graphs`, `dependencies` (local folders become importable) and `env`. Every other key is
-left alone and reported, so that nobody believes that, say, `store` took effect. Nothing is changed by reading: what to
-put on `sys.path` and into the environment is returned.
+A worker uses `graphs`, `dependencies` (local folders become importable), `env` and `checkpointer`; `auth` and `http`
+are the gateway's. Every other key is left alone and reported, so that nobody believes that, say, `store` took effect.
+Nothing is changed by reading: what to put on `sys.path` and into the environment is returned.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from runstream.errors import GraphLoadError
 
-_USED = ("graphs", "dependencies", "env")
+_USED = ("graphs", "dependencies", "env", "checkpointer")
+_GATEWAY = ("auth", "http")
 _BUILD = frozenset(
     {"python_version", "node_version", "api_version", "image_distro", "base_image", "dockerfile_lines"}
     | {"pip_config_file", "pip_installer", "source", "keep_pkg_tools"}
 )
-_SERVER = frozenset({"store", "checkpointer", "auth", "encryption", "http", "webhooks", "ui", "ui_config"})
+_SERVER = frozenset({"store", "encryption", "webhooks", "ui", "ui_config"})
 _SILENT = frozenset({"$schema"})
 
+_MOST_MINUTES = 1e7
 _ENV_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)\s*(?:\#.*)?""")
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\"": '"', r"\\": "\\"}
@@ -42,14 +44,29 @@ class ConfiguredGraph:
 
 
 @dataclass(frozen=True)
+class ConfiguredCheckpointer:
+    """The entry `checkpointer`.
+
+    Attributes:
+        location: where the project's own is, `/path/file.py:attr` or `module:attr`; None where it has none.
+        ttl: how long a thread is kept after it was last written to, in seconds; None where that is not said.
+    """
+
+    location: str | None = None
+    ttl: float | None = None
+
+
+@dataclass(frozen=True)
 class LanggraphJson:
-    """What a worker takes from a `langgraph.json`."""
+    """What a worker takes from a `langgraph.json`; `gateway` has the entries that are the gateway's, as they stand."""
 
     path: Path
     graphs: tuple[ConfiguredGraph, ...]
     import_paths: tuple[Path, ...]
     env: Mapping[str, str]
     warnings: tuple[str, ...]
+    checkpointer: ConfiguredCheckpointer = field(default_factory=ConfiguredCheckpointer)
+    gateway: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_langgraph_json(path: Path) -> LanggraphJson:
@@ -77,6 +94,8 @@ class _Reader:
             graphs=self._graphs(document),
             import_paths=self._import_paths(document.get("dependencies", [])),
             env=self._env(document.get("env", {})),
+            checkpointer=self._checkpointer(document.get("checkpointer") or {}),
+            gateway={key: self._object(key, document.get(key) or {}) for key in _GATEWAY},
             warnings=tuple(self._warnings),
         )
 
@@ -109,12 +128,12 @@ class _Reader:
 
     def _warn_of_unused(self, document: Mapping[str, Any]) -> None:
         for key in document:
-            if key in _USED or key in _SILENT:
+            if key in _USED or key in _GATEWAY or key in _SILENT:
                 continue
             if key in _BUILD:
                 reason = "has no effect: a worker runs in the Python that started it and builds no image"
             elif key in _SERVER:
-                reason = "has no effect: it configures LangGraph's own server, not a worker"
+                reason = "has no effect: runstream has no such thing"
             else:
                 reason = f"is unknown and has no effect{_did_you_mean(key, _USED)}"
             self._warn(key, reason)
@@ -145,6 +164,42 @@ class _Reader:
         if re.search(r"\.[cm]?[jt]sx?(:|$)", entry):
             self._fail(key, f"{entry!r} is a JavaScript or TypeScript graph; a worker runs Python graphs only")
         return ConfiguredGraph(name, entry, description)
+
+    def _object(self, key: str, entry: object) -> dict[str, Any]:
+        if not isinstance(entry, dict):
+            self._fail(key, f"must be an object, not {_json_type(entry)}")
+        return entry
+
+    def _checkpointer(self, entry: object) -> ConfiguredCheckpointer:
+        configured = self._object("checkpointer", entry)
+        for unused in configured.keys() - {"path", "ttl"}:
+            self._warn(f"checkpointer.{unused}", "has no effect; a checkpointer has 'path' and 'ttl'")
+        location = configured.get("path")
+        if location is not None and (not isinstance(location, str) or ":" not in location):
+            self._fail("checkpointer.path", f'must be "path/file.py:attr" or "module:attr", not {location!r}')
+        return ConfiguredCheckpointer(self._absolute(location), self._ttl(configured.get("ttl") or {}))
+
+    def _absolute(self, location: str | None) -> str | None:
+        """A location that means the same in every folder."""
+        if location is None:
+            return None
+        place, _, attribute = location.rpartition(":")
+        is_file = "/" in place or place.endswith(".py")
+        return f"{(self._folder / place).resolve()}:{attribute}" if is_file else location
+
+    def _ttl(self, entry: object) -> float | None:
+        """How long threads are kept, in seconds; the file says it in minutes."""
+        ttl = self._object("checkpointer.ttl", entry)
+        for unused in ttl.keys() - {"strategy", "default_ttl"}:
+            self._warn(f"checkpointer.ttl.{unused}", "has no effect: Redis removes a thread when its time is over")
+        if ttl.get("strategy", "delete") != "delete":
+            self._fail("checkpointer.ttl.strategy", f"must be 'delete', not {ttl['strategy']!r}")
+        minutes = ttl.get("default_ttl")
+        if minutes is None:
+            return None
+        if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < _MOST_MINUTES:
+            self._fail("checkpointer.ttl.default_ttl", f"must be a number of minutes over 0, not {minutes!r}")
+        return minutes * 60.0
 
     def _import_paths(self, dependencies: object) -> tuple[Path, ...]:
         if not isinstance(dependencies, list):

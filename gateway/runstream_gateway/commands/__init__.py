@@ -63,6 +63,7 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
         help="as the workers have it; else RUNSTREAM_CHECKPOINTER, else redis",
     )
+    parser.add_argument("--api-keys", action="store_true", help="callers need a key: `runstream keys create NAME`")
     parser.add_argument("--show-errors", action="store_true", help="tell clients the messages of all exceptions")
     parser.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")

@@ -5,40 +5,68 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
+import os
+from collections.abc import Mapping
 
 from runstream.cli.exits import Exit
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
-from runstream_gateway.server import serve
-from runstream_gateway.settings import GatewaySettings
-from runstream_worker.commands.worker import load, set_up_logging
+from runstream_worker.commands.worker import checkpointer_of, load, reach_redis, set_up_logging
 from runstream_worker.supervisor import Parent
+
+_logger = logging.getLogger("runstream.gateway")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve."""
+    # As a worker has it, and for the same reason: before LangGraph is imported.
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     set_up_logging(args.log_level)
-    output = Output.choose(as_json=args.json)
-    graphs = load(args)
-    settings = GatewaySettings(
-        redis_url=redis_url(args),
-        namespace=namespace(args),
-        checkpointer_url=args.checkpointer,
-        show_errors=args.show_errors,
-    )
-
     parent = Parent(args.supervised_by) if args.supervised_by is not None else None
     if parent is not None:
         parent.watch(0.0)
+    asyncio.run(reach_redis(redis_url(args)))
+    return _serve(args, Output.choose(as_json=args.json), parent)
+
+
+def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
+    from runstream_gateway.project import Project, read_project  # noqa: PLC0415 - imports the framework
+    from runstream_gateway.server import serve  # noqa: PLC0415 - imports the framework
+    from runstream_gateway.settings import DEFAULT_THREAD_TTL, GatewaySettings  # noqa: PLC0415 - with the others
+    from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
+    from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
+
+    graphs = load(args)
+    projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
+    project = read_project(projects[0]) if projects else Project()
+    for warning in project.warnings:
+        _logger.warning("%s", warning)
+    configured = checkpointer_of(graphs)
+    settings = GatewaySettings(
+        redis_url=redis_url(args),
+        namespace=namespace(args),
+        checkpointer_url=args.checkpointer or configured.location,
+        thread_ttl=configured.ttl or DEFAULT_THREAD_TTL,
+        show_errors=args.show_errors,
+        api_keys=args.api_keys,
+        token_secret=os.environ.get("RUNSTREAM_TOKEN_SECRET") or None,
+        headers=project.headers,
+        cors=project.cors,
+    )
 
     def tell(url: str) -> None:
-        ready = {"ready": True, "url": url, "graphs": list(graphs)}
-        if parent is not None:
-            parent.tell_line(json.dumps(ready))
-        elif output.pretty:
-            output.line(f"gateway is ready at {url}: {', '.join(graphs)}")
-        else:
-            output.json(ready)
+        _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": list(graphs)}, output, parent)
 
-    asyncio.run(serve(graphs, settings, host=args.host, port=args.port, on_ready=tell))
+    tune_collector()
+    asyncio.run(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))
     return Exit.OK
+
+
+def _announce(ready: Mapping[str, object], output: Output, parent: Parent | None) -> None:
+    if parent is not None:
+        parent.tell_line(json.dumps(ready))
+    elif output.pretty:
+        output.line(f"gateway is ready at {ready['url']}")
+    else:
+        output.json(ready)

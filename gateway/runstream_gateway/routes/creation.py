@@ -126,4 +126,5 @@ def _first(thread: Document, about: dict[str, str]) -> dict[str, str]:
 
 
 def _told(access: Access, request: Request) -> dict[str, Any]:
-    return {**configurable_headers(request.headers), **access.configurable}
+    rules = access.gateway.settings.headers
+    return {**configurable_headers(request.headers, rules), **access.configurable}

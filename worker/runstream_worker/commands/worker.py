@@ -20,6 +20,7 @@ from runstream.cli.terminal import Output
 from runstream.client import Client
 from runstream.connection import connect
 from runstream.settings import NAMESPACE_VARIABLE, REDIS_URL_VARIABLE, ClientSettings
+from runstream_worker.langgraph_json import ConfiguredCheckpointer
 from runstream_worker.settings import WorkerSettings
 from runstream_worker.supervisor import Parent, Ready, Supervisor, WorkerCommand
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     parent = Parent(args.supervised_by) if args.supervised_by is not None else None
     if parent is not None:
         parent.watch(args.shutdown_grace)
-    asyncio.run(_reach_redis(redis_url(args)))
+    asyncio.run(reach_redis(redis_url(args)))
     return _work(load(args), args, output, parent)
 
 
@@ -60,11 +61,13 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
     unknown = sorted(set(args.restartable) - set(graphs))
     if unknown:
         raise CommandError(f"--restartable: there is no graph {unknown[0]!r}; there is {', '.join(graphs)}", Exit.USAGE)
+    configured = checkpointer_of(graphs)
     settings = WorkerSettings(
         redis_url=redis_url(args),
         namespace=namespace(args),
         concurrency=args.concurrency,
-        checkpointer_url=args.checkpointer,
+        checkpointer_url=args.checkpointer or configured.location,
+        checkpoint_ttl=configured.ttl or WorkerSettings.checkpoint_ttl,
         restartable=frozenset(args.restartable),
         run_timeout=args.run_timeout,
         shutdown_grace=args.shutdown_grace,
@@ -102,6 +105,14 @@ def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
     return {"agent": graph_source("agent", default_agent(), location="runstream's default agent")}
 
 
+def checkpointer_of(graphs: Mapping[str, GraphSource]) -> ConfiguredCheckpointer:
+    """The checkpointer of the project that the graphs come from; the first one's where there are several."""
+    from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
+
+    projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
+    return projects[0].checkpointer if projects else ConfiguredCheckpointer()
+
+
 def command_of(args: argparse.Namespace) -> WorkerCommand:
     """The command of one worker process with the same options."""
     arguments = [
@@ -135,7 +146,7 @@ def _announce(ready: Ready, output: Output) -> None:
         output.line(ready.to_json())
 
 
-async def _reach_redis(url: str) -> None:
+async def reach_redis(url: str) -> None:
     """Fail at once, rather than behind the import of the graphs."""
     async with aclosing(connect(url, connections=1)) as redis:
         await cast("Any", redis.ping())
