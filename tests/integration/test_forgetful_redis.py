@@ -248,8 +248,9 @@ async def test_a_run_whose_claim_was_lost_is_executed_again_under_another_number
     await is_held(play, "two", run.run_id)
     reader = await reader_of(play, run.run_id)
 
-    await before.put_back()
+    # It waits already: the first one says soon that it has the run, and then the run goes on from what it has saved.
     await play.start_worker(chain(stage).compile(checkpointer=saver))
+    await before.put_back()
     await until(lambda: _is_attempt(play, run.run_id, 2), "the run is executed under another number")
     stage.open("two")
 
