@@ -438,7 +438,18 @@ async def test_bodies_that_are_not_json(http: httpx.AsyncClient, body: bytes) ->
     assert list(response.json()) == ["detail"]
 
 
-@pytest.mark.parametrize("body", [{"limit": 0}, {"limit": 1001}, {"offset": -1}, {"sort_by": "age"}, {"sort_order": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"limit": "5"},
+        {"offset": False},
+        {"limit": 0},
+        {"limit": 1001},
+        {"offset": -1},
+        {"sort_by": "age"},
+        {"sort_order": 1},
+    ],
+)
 async def test_refused_searches(http: httpx.AsyncClient, body: Any) -> None:
     assert (await http.post("/assistants/search", json=body)).status_code == 422
 
