@@ -421,6 +421,11 @@ async def test_what_is_stored_can_be_read_again(http: httpx.AsyncClient, depth: 
     response = await http.post("/assistants", content=text)
     assert response.status_code in (200, 400, 422)
     assert (await http.post("/assistants/search", json={})).status_code == 200
+    searched = await http.post("/assistants/search", content=text.replace('"graph_id":"plain",', ""))
+    if response.status_code == 200:
+        assert [each["assistant_id"] for each in searched.json()] == [response.json()["assistant_id"]]
+    else:
+        assert searched.status_code == 400 or searched.json() == []
 
 
 @pytest.mark.parametrize(
