@@ -37,7 +37,7 @@ class ConfigJson(_Given):
     model_config = ConfigDict(extra="allow")
 
     tags: list[str] | None = None
-    recursion_limit: int | None = Field(default=None, ge=1)
+    recursion_limit: int | None = Field(default=None, strict=True, ge=1)
     configurable: dict[str, Any] | None = Field(
         default=None, description="What the graph's nodes read from their config."
     )
@@ -92,8 +92,8 @@ class CountAssistants(_Filter):
 class SearchAssistants(CountAssistants):
     """Which assistants are meant, and which page of them."""
 
-    limit: int | None = Field(default=10, ge=1, le=1000)
-    offset: int | None = Field(default=0, ge=0)
+    limit: int | None = Field(default=10, strict=True, ge=1, le=1000)
+    offset: int | None = Field(default=0, strict=True, ge=0)
     sort_by: SortKey | None = "created_at"
     sort_order: SortOrder | None = "desc"
     select: list[Fields] | None = Field(default=None, description="Only these fields.")
@@ -102,14 +102,14 @@ class SearchAssistants(CountAssistants):
 class SearchVersions(_Filter):
     """Which versions are meant, and which page of them."""
 
-    limit: int | None = Field(default=10, ge=1, le=1000)
-    offset: int | None = Field(default=0, ge=0)
+    limit: int | None = Field(default=10, strict=True, ge=1, le=1000)
+    offset: int | None = Field(default=0, strict=True, ge=0)
 
 
 class SetLatest(Body):
     """The version that is to be the present one."""
 
-    version: int = Field(ge=1)
+    version: int = Field(strict=True, ge=1)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

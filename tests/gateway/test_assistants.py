@@ -421,6 +421,11 @@ async def test_what_is_stored_can_be_read_again(http: httpx.AsyncClient, depth: 
     response = await http.post("/assistants", content=text)
     assert response.status_code in (200, 400, 422)
     assert (await http.post("/assistants/search", json={})).status_code == 200
+    searched = await http.post("/assistants/search", content=text.replace('"graph_id":"plain",', ""))
+    if response.status_code == 200:
+        assert [each["assistant_id"] for each in searched.json()] == [response.json()["assistant_id"]]
+    else:
+        assert searched.status_code == 400 or searched.json() == []
 
 
 @pytest.mark.parametrize(
@@ -438,7 +443,18 @@ async def test_bodies_that_are_not_json(http: httpx.AsyncClient, body: bytes) ->
     assert list(response.json()) == ["detail"]
 
 
-@pytest.mark.parametrize("body", [{"limit": 0}, {"limit": 1001}, {"offset": -1}, {"sort_by": "age"}, {"sort_order": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"limit": "5"},
+        {"offset": False},
+        {"limit": 0},
+        {"limit": 1001},
+        {"offset": -1},
+        {"sort_by": "age"},
+        {"sort_order": 1},
+    ],
+)
 async def test_refused_searches(http: httpx.AsyncClient, body: Any) -> None:
     assert (await http.post("/assistants/search", json=body)).status_code == 422
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from runstream import __version__
 from runstream_gateway.health import health
 from runstream_gateway.routes.common import Json, gateway_of
+from runstream_gateway.shapes import REFUSALS
 
 router = APIRouter(tags=["service"])
 
@@ -52,7 +53,10 @@ class Info(BaseModel):
     "/ok",
     response_model=Health,
     response_model_exclude_none=True,
-    responses={503: {"model": Health, "description": "Redis or the checkpoints' database cannot be used."}},
+    responses={
+        422: REFUSALS[422],
+        503: {"model": Health, "description": "Redis or the checkpoints' database cannot be used."},
+    },
     summary="Is the server well",
 )
 async def ok(
