@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from langgraph_sdk.client import SyncLangGraphClient
+from langgraph_sdk.client import SyncLangGraphClient, SyncThreadsClient
 
 _RESOURCES: Final = frozenset({"assistants", "runs", "threads"})
 _STREAMS: Final = frozenset({"stream", "join_stream"})
@@ -31,9 +31,20 @@ class _Resource:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._resource, name)
+        if name in _STREAMS and isinstance(self._resource, SyncThreadsClient):
+            return _opened(method)
         if name in _STREAMS:
             return lambda *args, **kwargs: _through_threads(method(*args, **kwargs))
         return lambda *args, **kwargs: asyncio.to_thread(method, *args, **kwargs)
+
+
+def _opened(method: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    """Of a thread's stream the asynchronous client makes a coroutine that returns it."""
+
+    async def open_it(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        return _through_threads(method(*args, **kwargs))
+
+    return open_it
 
 
 async def _through_threads(parts: Iterator[Any]) -> AsyncIterator[Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+import httpx
+import pytest
 from langgraph_sdk.schema import StreamPart
 
 UNKNOWN: Final = "00000000-0000-4000-8000-000000000000"
@@ -47,3 +50,11 @@ async def first(stream: AsyncIterator[StreamPart], name: str) -> StreamPart:
         if part.event == name:
             return part
     raise AssertionError(f"the stream ended without {name}")
+
+
+@contextmanager
+def refused(status: int) -> Iterator[None]:
+    """Expect this status, where the client raises httpx's error instead of one of its own (`wait` and `join` do)."""
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        yield
+    assert caught.value.response.status_code == status

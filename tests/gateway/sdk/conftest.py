@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,6 +10,14 @@ import pytest
 from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 from tests.support.sdk_clients import Threaded
+from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+async def streams_are_closed(nothing_left_behind: None) -> AsyncIterator[None]:
+    """Wait for what the clients leave to the garbage collector: the streams that they raise in."""
+    yield
+    await until(lambda: len(asyncio.all_tasks()) == 1, "the clients' streams are closed")
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ async def test_messages_of_a_subgraph_have_no_namespace(client: Any, thread_id: 
 async def test_parallel_nodes_update_one_by_one(client: Any, thread_id: str) -> None:
     parts = await collect(client.runs.stream(thread_id, "parallel", input={}, stream_mode="updates"))
     updates = of(parts, "updates")
-    assert sorted(list(update)[0] for update in updates[:2]) == ["left", "right"]
+    assert sorted(next(iter(update)) for update in updates[:2]) == ["left", "right"]
     assert updates[2] == {"joined": {"steps": ["joined"]}}
     assert len(updates) == 3
 
@@ -312,11 +312,10 @@ async def test_resumable_events_have_ids(client: Any, thread_id: str) -> None:
 
 async def test_two_at_once(async_client: LangGraphClient, thread_id: str) -> None:
     """Streams of different threads do not mix."""
+
     async def said(word: str) -> str:
         thread = await async_client.threads.create()
-        stream = async_client.runs.stream(
-            thread["thread_id"], "chat", input=human(word), stream_mode="messages-tuple"
-        )
+        stream = async_client.runs.stream(thread["thread_id"], "chat", input=human(word), stream_mode="messages-tuple")
         return text_of(await collect(stream))
 
     words = [f"word{number}" for number in range(8)]
