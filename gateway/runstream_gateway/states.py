@@ -13,6 +13,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
 from pydantic_core import from_json
 
+from runstream import EncodingError
 from runstream_gateway.errors import ApiError
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource
@@ -128,6 +129,11 @@ class States:
         Raises:
             ApiError: 400, the graph keeps no checkpoints; 422, the values or the node are not the graph's.
         """
+        try:
+            encode(values, "values")
+        except EncodingError as error:
+            # What could be written and not read again would make the thread unreadable.
+            raise ApiError(422, str(error)) from None
         config = {**config_of(thread_id, checkpoint), "metadata": dict(metadata or {})}
         async with self.graph(graph_name, config) as graph:
             if not isinstance(graph.checkpointer, BaseCheckpointSaver):

@@ -47,8 +47,8 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
         ApiError: 404, there is no such thread or assistant; 400, 403, 409, 422.
     """
     thread_id = check_uuid(thread_id, "thread_id")
-    run_id, metadata = new_id(), dict(body.metadata or {})
-    allowed = await _authorized(access, run_id, thread_id, body, metadata)
+    run_id = new_id()
+    allowed, metadata = await _authorized(access, run_id, thread_id, body)
     assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
     thread = await _thread(access, thread_id, body, metadata, allowed)
     about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
@@ -64,8 +64,8 @@ async def create_stateless(access: Access, body: StatelessRunCreate, request: Re
     """
     if body.command is not None and body.command.resume is not None:
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
-    run_id, metadata = new_id(), dict(body.metadata or {})
-    allowed = await _authorized(access, run_id, None, body, metadata)
+    run_id = new_id()
+    allowed, metadata = await _authorized(access, run_id, None, body)
     assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
     thread = None
     if body.on_completion == "keep":
@@ -84,23 +84,23 @@ async def _submit(access: Access, submission: Submission, body: StatelessRunCrea
 
 
 async def _authorized(
-    access: Access, run_id: str, thread_id: str | None, body: StatelessRunCreate, metadata: dict[str, Any]
-) -> Allowed:
-    return await access.to(
-        "threads",
-        "create_run",
-        {
-            "run_id": run_id,
-            "thread_id": thread_id,
-            "assistant_id": body.assistant_id,
-            "status": "pending",
-            "metadata": metadata,
-            "multitask_strategy": body.multitask_strategy if isinstance(body, RunCreate) else None,
-            "if_not_exists": body.if_not_exists if isinstance(body, RunCreate) else None,
-            "after_seconds": body.after_seconds,
-            "kwargs": body.model_dump(include={"input", "command", "config", "context"}, exclude_none=True),
-        },
-    )
+    access: Access, run_id: str, thread_id: str | None, body: StatelessRunCreate
+) -> tuple[Allowed, dict[str, Any]]:
+    """Which threads the caller may run on, and the run's metadata, to which the guard may have added."""
+    on_thread = body if isinstance(body, RunCreate) else None
+    value: dict[str, Any] = {
+        "run_id": run_id,
+        "thread_id": thread_id,
+        "assistant_id": body.assistant_id,
+        "status": "pending",
+        "metadata": dict(body.metadata or {}),
+        "multitask_strategy": None if on_thread is None else on_thread.multitask_strategy,
+        "if_not_exists": None if on_thread is None else on_thread.if_not_exists,
+        "after_seconds": body.after_seconds,
+        "kwargs": body.model_dump(include={"input", "command", "config", "context"}, exclude_none=True),
+    }
+    allowed = await access.to("threads", "create_run", value)
+    return allowed, value["metadata"]
 
 
 async def _assistants(access: Access) -> Allowed:

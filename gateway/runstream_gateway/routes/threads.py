@@ -27,11 +27,10 @@ async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()]
     """A new thread. Where there is one of this id, that is refused, or it is the answer (`if_exists`)."""
     body = body or ThreadCreate()
     thread_id = None if body.thread_id is None else check_uuid(body.thread_id, "thread_id")
-    metadata = dict(body.metadata or {})
-    value = {"thread_id": thread_id, "metadata": metadata, "if_exists": body.if_exists}
+    value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {}), "if_exists": body.if_exists}
     allowed = await access.to("threads", "create", value)
     threads = access.gateway.threads
-    created = await threads.create(thread_id, metadata, allowed, if_exists=body.if_exists or "raise")
+    created = await threads.create(thread_id, value["metadata"], allowed, if_exists=body.if_exists or "raise")
     if body.supersteps:
         await threads.take_supersteps(created, body.supersteps)
     return Json(await threads.view(created))
@@ -98,9 +97,10 @@ async def patch(
     thread_id: str, body: ThreadPatch, access: Accessing, prefer: Annotated[str, Header()] = ""
 ) -> Response:
     """Merge into a thread's metadata, key by key. `Prefer: return=minimal` answers 204."""
-    metadata = dict(body.metadata or {})
-    thread_id, allowed = await thread_access(access, thread_id, "update", metadata=metadata)
-    changed = await access.gateway.threads.change(thread_id, allowed, metadata=metadata)
+    thread_id = check_uuid(thread_id, "thread_id")
+    value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {})}
+    allowed = await access.to("threads", "update", value)
+    changed = await access.gateway.threads.change(thread_id, allowed, metadata=value["metadata"])
     if prefer == "return=minimal":
         return Response(status_code=204)
     return Json(await access.gateway.threads.view(changed))
@@ -118,10 +118,10 @@ async def delete(thread_id: str, access: Accessing) -> Response:
 async def copy(thread_id: str, access: Accessing) -> Response:
     """A new thread with the state and the metadata of this one."""
     thread_id, allowed = await thread_access(access, thread_id, "read")
-    metadata: dict[str, Any] = {}
-    await access.to("threads", "create", {"metadata": metadata})
+    value: dict[str, Any] = {"metadata": {}}
+    await access.to("threads", "create", value)
     threads = access.gateway.threads
-    return Json(await threads.view(await threads.copy(thread_id, allowed, metadata)))
+    return Json(await threads.view(await threads.copy(thread_id, allowed, value["metadata"])))
 
 
 @router.get("/{thread_id}/stream", summary="Stream a thread")
