@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.api import http
 from bench.checkpoints import checkpoints
 from bench.figure import Figure, Ground, Measurement
 from bench.fleet import fleet
@@ -34,16 +35,19 @@ FIGURES: Mapping[str, Figure] = {
     "noop": noop,
     "checkpoints": checkpoints,
     "takeover": takeover,
+    "http": http,
 }
 _HEAD = ("metric", "value", "unit", "target", "ok?")
 
 
-async def measure(names: Sequence[str], redis_url: str, *, quick: bool) -> dict[str, Any]:
+async def measure(
+    names: Sequence[str], redis_url: str, *, quick: bool, others: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """Measure these figures, one after the other; the result is what `--json` writes."""
     figures: dict[str, list[Measurement]] = {}
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr)
-        figures[name] = await FIGURES[name](Ground(redis_url, quick))
+        figures[name] = await FIGURES[name](Ground(redis_url, quick, tuple(others)))
     return {
         "quick": quick,
         "machine": machine(),
@@ -78,7 +82,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="measure very little: shows that it works, not how fast")
     parser.add_argument("--redis", metavar="URL", help="a Redis that nobody else uses; one is started when left out")
+    parser.add_argument(
+        "--url",
+        metavar="NAME=URL",
+        action="append",
+        default=[],
+        type=_named_url,
+        help="another server of LangGraph's HTTP API with bench/langgraph.json, to be measured beside ours",
+    )
     return parser.parse_args(argv)
+
+
+def _named_url(text: str) -> tuple[str, str]:
+    name, equals, url = text.partition("=")
+    if not equals or not name or not url.startswith("http"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=http://...")
+    return name, url
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     with ExitStack() as stack:
         url = arguments.redis or stack.enter_context(EmbeddedRedis()).url
-        result = asyncio.run(measure(arguments.only or list(FIGURES), url, quick=arguments.quick))
+        result = asyncio.run(measure(arguments.only or list(FIGURES), url, quick=arguments.quick, others=arguments.url))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     for title in ("machine", "versions"):

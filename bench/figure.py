@@ -52,11 +52,13 @@ class Ground:
     Attributes:
         redis_url: of a Redis that nobody else uses meanwhile.
         quick: measure little: it shows that the benchmark works, not how fast anything is.
+        others: name and base URL of other servers of LangGraph's HTTP API, to be measured beside ours.
         namespace: keeps this figure's keys apart.
     """
 
     redis_url: str
     quick: bool = False
+    others: tuple[tuple[str, str], ...] = ()
     namespace: str = field(default_factory=lambda: f"bench{secrets.token_hex(3)}")
 
     def size(self, full: int, quick: int) -> int:

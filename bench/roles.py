@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import psutil
 from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import Worker, func
@@ -19,6 +20,9 @@ from redis.asyncio import Redis
 from bench.graphs import Checkpointer, Gate, chat, clock, held, noop
 from bench.processes import Answers
 from runstream import Client, ClientSettings
+from runstream_gateway.project import Project
+from runstream_gateway.server import serve
+from runstream_gateway.settings import GatewaySettings
 from runstream_worker.collector import tune_collector
 from runstream_worker.graphs import graph_source
 from runstream_worker.runner import open_runner
@@ -93,6 +97,34 @@ async def arq_workers(
 async def _leave(worker: Worker, task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, *worker.tasks.values(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def gateway(url: str, namespace: str) -> AsyncIterator[Answers]:
+    """A process with one gateway in front of the graph `chat`, with its defaults."""
+    tune_collector()
+    logging.getLogger("runstream").setLevel(logging.ERROR)
+    sources = {"chat": graph_source("chat", chat(None))}
+    settings = GatewaySettings(redis_url=url, namespace=namespace)
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(
+        serve(sources, settings, Project(), host="127.0.0.1", port=0, on_ready=ready.set_result)
+    )
+    await asyncio.wait([ready, serving], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        await serving
+
+    async def url_of() -> str:
+        return await ready
+
+    async def memory() -> float:
+        return float(psutil.Process().memory_info().rss)
+
+    try:
+        yield {"url": url_of, "memory": memory}
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 async def redis_cpu(redis: Redis) -> float:

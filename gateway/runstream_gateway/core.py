@@ -29,6 +29,10 @@ from runstream_worker.graphs import GraphSource
 
 logger = logging.getLogger("runstream.gateway")
 
+_CONNECTIONS = 16
+_CALL_TIMEOUT = 10.0
+"""Seconds within which Redis has to answer a request's call, the wait for a connection included; then it is 503."""
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -72,7 +76,12 @@ async def open_gateway(
         CheckpointerError: the checkpoints' database cannot be used.
     """
     async with AsyncExitStack() as stack:
-        client_settings = ClientSettings(namespace=settings.namespace, max_request_bytes=settings.max_body_bytes)
+        client_settings = ClientSettings(
+            namespace=settings.namespace,
+            max_request_bytes=settings.max_body_bytes,
+            connections=_CONNECTIONS,
+            call_timeout=_CALL_TIMEOUT,
+        )
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
         states = States(graphs, await _saver(stack, settings), keep_own=settings.checkpointer_url is None)
         documents = client.documents("thread", ttl=settings.thread_ttl)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -39,6 +41,12 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._streams.close()
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run until it is done, in the faster event loop where there is one."""
+    with asyncio.Runner(loop_factory=uvicorn.Config(run_loop).get_loop_factory()) as runner:
+        runner.run(work)
 
 
 async def serve(

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
     from runstream_gateway.project import Project, read_project  # noqa: PLC0415 - imports the framework
-    from runstream_gateway.server import serve  # noqa: PLC0415 - imports the framework
+    from runstream_gateway.server import run_loop, serve  # noqa: PLC0415 - imports the framework
     from runstream_gateway.settings import DEFAULT_THREAD_TTL, GatewaySettings  # noqa: PLC0415 - with the others
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
     from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
@@ -59,7 +59,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": list(graphs)}, output, parent)
 
     tune_collector()
-    asyncio.run(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))
+    run_loop(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))
     return Exit.OK
 
 
