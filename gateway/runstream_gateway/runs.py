@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from runstream import Client, Documents, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
@@ -13,7 +14,7 @@ from runstream.request import RunRequest
 from runstream_gateway.access import Allowed
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
-from runstream_gateway.marks import Marks, shown_metadata
+from runstream_gateway.marks import ApiMode, Marks, shown_metadata
 from runstream_gateway.reader import Beginning, Reader
 from runstream_gateway.states import States
 from runstream_gateway.threads import delete_run
@@ -57,6 +58,21 @@ def run_json(info: RunInfo, request: RunRequest | None) -> dict[str, Any]:
         "created_at": iso(info.created_at),
         "updated_at": iso(info.ended_at or info.started_at or info.created_at),
     }
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What has to be known of a run to read its stream; `modes` are those of the API that it was asked for with."""
+
+    run_id: str
+    thread_id: str
+    graph: str
+    modes: tuple[ApiMode, ...]
+
+    @classmethod
+    def of(cls, info: RunInfo) -> Readable:
+        """Of a run's record."""
+        return cls(info.run_id, info.thread_id, info.graph, Marks.of(info).stream_mode)
 
 
 class Runs:
@@ -151,7 +167,7 @@ class Runs:
 
     def reader(
         self,
-        info: RunInfo,
+        run: Readable,
         beginning: Beginning,
         *,
         modes: Sequence[str] | None = None,
@@ -160,25 +176,24 @@ class Runs:
         """One reader of a run.
 
         Args:
-            info: the run.
+            run: the run.
             beginning: where it begins.
             modes: only these of the run's; all that were asked for when left out.
             stop_when_left: stop the run if the reader leaves before its end.
         """
-        asked = Marks.of(info).stream_mode
+        asked = run.modes
         if modes is not None:
             wanted = {_family(mode) for mode in modes}
             asked = tuple(mode for mode in asked if _family(mode) in wanted)
-        graph = info.graph
 
         async def restore(checkpoint_id: str) -> Any:
-            return await self._states.values(graph, info.thread_id, checkpoint_id)
+            return await self._states.values(run.graph, run.thread_id, checkpoint_id)
 
         return Reader(
             self._client,
-            info.run_id,
+            run.run_id,
             beginning,
-            Translator(info.run_id, asked, self._cache, show_errors=self._show_errors),
+            Translator(run.run_id, asked, self._cache, show_errors=self._show_errors),
             restore=restore,
             on_disconnect="stop" if stop_when_left else "continue",
         )

@@ -12,7 +12,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.reader import FROM_THE_START, Beginning, Reader
-from runstream_gateway.runs import Runs
+from runstream_gateway.runs import Readable, Runs
 
 ThreadMode = Literal["run_modes", "lifecycle", "state_update"]
 _LOOK_AGAIN = 0.5
@@ -123,7 +123,7 @@ class ThreadReader:
         beginning = Beginning(live=True) if is_there else Beginning()
         if place is not None and place.run_id == info.run_id:
             beginning = Beginning(after=place.event_id)
-        reader = await self._runs.reader(info, beginning).__aenter__()
+        reader = await self._runs.reader(Readable.of(info), beginning).__aenter__()
         # All at once, for a heartbeat may have cancelled what comes before.
         self._reader, self._run_id, self._place, self._live = reader, info.run_id, None, False
         self._read.add(info.run_id)

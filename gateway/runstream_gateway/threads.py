@@ -83,8 +83,16 @@ class Threads:
             raise ApiError(missing, f"thread {thread_id!r} not found")
         return known
 
-    async def change(self, thread_id: str, allowed: Allowed, **changes: Mapping[str, Any]) -> Document:
-        """Merge into a thread's `metadata` or `config`, key by key.
+    async def change(
+        self, thread_id: str, allowed: Allowed, metadata: Mapping[str, Any], *, known: Document | None = None
+    ) -> Document:
+        """Merge into a thread's metadata, key by key.
+
+        Args:
+            thread_id: the thread.
+            allowed: what the caller may see.
+            metadata: what is merged in.
+            known: as the thread was read a moment ago, if it was.
 
         Raises:
             ApiError: 404, there is none, or it is not the caller's.
@@ -93,13 +101,12 @@ class Threads:
         def merged(data: dict[str, Any]) -> dict[str, Any]:
             if not allowed.matches(data["metadata"]):
                 raise not_found("thread", thread_id)
-            parts = {name: {**data[name], **change} for name, change in changes.items()}
-            return {**data, **parts, "updated_at": now()}
+            return {**data, "metadata": {**data["metadata"], **metadata}, "updated_at": now()}
 
-        known = await self._documents.update(thread_id, merged)
-        if known is None:
+        changed = await self._documents.update(thread_id, merged, known=known)
+        if changed is None:
             raise not_found("thread", thread_id)
-        return known
+        return changed
 
     async def delete(self, thread_id: str, allowed: Allowed) -> None:
         """Remove a thread with its runs and its state; runs that go on are stopped first.
@@ -170,6 +177,10 @@ class Threads:
             if known is not None:
                 yield known
 
+    def new_view(self, document: Document) -> dict[str, Any]:
+        """A thread that has just been made, which has neither runs nor a state."""
+        return _shown(document, active=0, last=None, state=EMPTY_STATE, show_errors=self._show_errors)
+
     async def view(self, document: Document) -> dict[str, Any]:
         """A thread as the API shows it."""
         return (await self.views([document]))[0]
@@ -190,27 +201,32 @@ class Threads:
         return views
 
     async def _view(self, document: Document, active: int, last: RunInfo | None, *, values: bool) -> dict[str, Any]:
-        data = document.data
-        graph = data["metadata"].get("graph_id")
         depends = not active and (last is None or last.status not in _FAILED)
+        graph = document.data["metadata"].get("graph_id")
         state = await self._states.get(graph, document.id) if values or depends else EMPTY_STATE
-        failed = not active and last is not None and last.status in _FAILED
-        view = {
-            "thread_id": document.id,
-            "created_at": data["created_at"],
-            "updated_at": max(data["updated_at"], iso(last.ended_at) or "" if last is not None else ""),
-            "state_updated_at": state["created_at"] or data["updated_at"],
-            "metadata": data["metadata"],
-            "config": data["config"],
-            "status": _status(active, failed=failed, state=state),
-            "values": state["values"] if state["checkpoint"] else None,
-            "interrupts": {task["id"]: task["interrupts"] for task in state["tasks"] if task["interrupts"]},
-        }
-        if failed and last is not None:
-            view["error"] = error_of(
-                last.status, last.error.model_dump() if last.error else None, show=self._show_errors
-            )
-        return view
+        return _shown(document, active=active, last=last, state=state, show_errors=self._show_errors)
+
+
+def _shown(
+    document: Document, *, active: int, last: RunInfo | None, state: Mapping[str, Any], show_errors: bool
+) -> dict[str, Any]:
+    data = document.data
+    failed = not active and last is not None and last.status in _FAILED
+    view = {
+        "thread_id": document.id,
+        "created_at": data["created_at"],
+        "updated_at": max(data["updated_at"], iso(last.ended_at) or "" if last is not None else ""),
+        "state_updated_at": state["created_at"] or data["updated_at"],
+        "metadata": data["metadata"],
+        "config": data["config"],
+        "status": _status(active, failed=failed, state=state),
+        "values": state["values"] if state["checkpoint"] else None,
+        "interrupts": {task["id"]: task["interrupts"] for task in state["tasks"] if task["interrupts"]},
+    }
+    if failed and last is not None:
+        error = last.error.model_dump() if last.error else None
+        view["error"] = error_of(last.status, error, show=show_errors)
+    return view
 
 
 def _status(active: int, *, failed: bool, state: Mapping[str, Any]) -> ThreadStatus:

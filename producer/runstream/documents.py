@@ -81,7 +81,11 @@ class Documents:
         ]
 
     async def update(
-        self, document_id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+        self,
+        document_id: str,
+        change: Callable[[dict[str, Any]], dict[str, Any] | None],
+        *,
+        known: Document | None = None,
     ) -> Document | None:
         """Change a document; None where there is none.
 
@@ -89,17 +93,19 @@ class Documents:
             document_id: which.
             change: makes the new data of the present ones, which it leaves as they are; None for no change. It is
                 called again where another has changed the document meanwhile. It may raise.
+            known: as the document was read a moment ago, if it was: that saves to read it.
 
         Raises:
             InvalidRequest: the data is no JSON that could be read again.
         """
-        while (known := await self.get(document_id)) is not None:
+        while known is not None or (known := await self.get(document_id)) is not None:
             changed = change(known.data)
             if changed is None:
                 return known
             written = await self._put(known._replace(data=changed))
             if written is not None:
                 return written
+            known = None
         return None
 
     async def touch(self, document_id: str) -> None:

@@ -15,6 +15,7 @@ from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.reader import Beginning, Reader
 from runstream_gateway.routes.common import Access
 from runstream_gateway.routes.creation import Created
+from runstream_gateway.runs import Readable
 from runstream_gateway.streaming import AwaitedResponse, FrameResponse, Source, TextResponse
 
 _TAKEN_BACK = "[a worker was lost, and another goes on; what stands now:]"
@@ -27,12 +28,12 @@ def wants_text(request: Request) -> bool:
 
 async def new_stream(access: Access, created: Created, body: StatelessRunCreate, request: Request) -> Response:
     """The stream of a run that has just been created, from its start."""
-    info = await access.gateway.client.get(created.run.run_id)
+    run = Readable(created.run.run_id, created.run.thread_id, created.run.graph, tuple(body.stream_mode))
     stop_when_left = body.on_disconnect == "cancel"
     headers = created.headers("stream")
     if wants_text(request):
-        return await text_stream(access, info, headers=headers, stop_when_left=stop_when_left)
-    return await _frames(access, info, Beginning(), headers=headers, stop_when_left=stop_when_left)
+        return await text_stream(access, run, headers=headers, stop_when_left=stop_when_left)
+    return await _frames(access, run, Beginning(), headers=headers, stop_when_left=stop_when_left)
 
 
 async def joined_stream(
@@ -51,12 +52,14 @@ async def joined_stream(
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
     headers = {"location": f"{path}/stream", "content-location": path}
     beginning = Beginning.of(last_event_id)
-    return await _frames(access, info, beginning, modes=modes, headers=headers, stop_when_left=stop_when_left)
+    return await _frames(
+        access, Readable.of(info), beginning, modes=modes, headers=headers, stop_when_left=stop_when_left
+    )
 
 
 async def _frames(
     access: Access,
-    info: RunInfo,
+    run: Readable,
     beginning: Beginning,
     *,
     headers: Mapping[str, str],
@@ -66,7 +69,7 @@ async def _frames(
     gateway = access.gateway
 
     def source() -> AbstractAsyncContextManager[Source]:
-        reader: Reader = gateway.runs.reader(info, beginning, modes=modes, stop_when_left=stop_when_left)
+        reader: Reader = gateway.runs.reader(run, beginning, modes=modes, stop_when_left=stop_when_left)
         return reader
 
     return FrameResponse(
@@ -75,27 +78,27 @@ async def _frames(
 
 
 async def text_stream(
-    access: Access, info: RunInfo, *, headers: Mapping[str, str] | None = None, stop_when_left: bool = False
+    access: Access, run: Readable, *, headers: Mapping[str, str] | None = None, stop_when_left: bool = False
 ) -> Response:
     """The words of a run's AI messages.
 
     Raises:
         ApiError: 422, the run does not stream `messages`.
     """
-    if "messages" not in info.stream_mode:
-        raise ApiError(422, f"run {info.run_id} streams {', '.join(info.stream_mode)}; its words need messages-tuple")
+    if not {"messages", "messages-tuple"} & set(run.modes):
+        raise ApiError(422, f"run {run.run_id} streams {', '.join(run.modes)}; its words need messages-tuple")
     client = access.gateway.client
 
     async def pieces() -> AsyncIterator[str]:
         spoken = SpokenText()
-        async with client.tail(info.run_id, on_disconnect="stop" if stop_when_left else "continue") as events:
+        async with client.tail(run.run_id, on_disconnect="stop" if stop_when_left else "continue") as events:
             async for event in events:
                 text = spoken.apply(event)
                 if text is not None:
                     # What has been printed stays on a terminal; so it is said that it is void, and then what stands.
                     yield f"\n{_TAKEN_BACK}\n{text}" if text.replaces else text
         try:
-            await client.wait(info.run_id)
+            await client.wait(run.run_id)
         except RunFailedError as failed:
             yield f"\n[{failed}]"
         yield "\n"

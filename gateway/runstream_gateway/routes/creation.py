@@ -52,7 +52,7 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
     thread = await _thread(access, thread_id, body, metadata, allowed)
     about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-    thread = await access.gateway.threads.change(thread.id, allowed, metadata=_first(thread, about), config={})
+    thread = await access.gateway.threads.change(thread.id, allowed, _first(thread, about), known=thread)
     return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
 
 

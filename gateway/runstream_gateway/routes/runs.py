@@ -15,7 +15,7 @@ from runstream_gateway.ids import check_uuid
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
-from runstream_gateway.runs import RunStatus, api_status, check_one_of_two
+from runstream_gateway.runs import Readable, RunStatus, api_status, check_one_of_two
 from runstream_gateway.shapes import REFUSALS, RunShape
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS)
@@ -98,7 +98,7 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, thread_id, run_id, "read")
     if wants_text(request):
-        return await text_stream(access, info)
+        return await text_stream(access, Readable.of(info))
     return await joined_stream(
         access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )
@@ -107,7 +107,7 @@ async def stream(
 @router.get("/{run_id}/text", summary="Stream a run's words")
 async def text(thread_id: str, run_id: str, access: Accessing) -> Response:
     """The words of a run's AI messages as plain text, from its start: for `curl -N`."""
-    return await text_stream(access, await find(access, thread_id, run_id, "read"))
+    return await text_stream(access, Readable.of(await find(access, thread_id, run_id, "read")))
 
 
 @router.post("/{run_id}/cancel", summary="Cancel a run")

@@ -15,6 +15,7 @@ from runstream_gateway.routes.answers import awaited, joined_stream, new_stream,
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list
 from runstream_gateway.routes.creation import create_stateless
 from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes
+from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import REFUSALS, RunShape
 
 router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS)
@@ -80,7 +81,7 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await _find(access, run_id)
     if wants_text(request):
-        return await text_stream(access, info)
+        return await text_stream(access, Readable.of(info))
     return await joined_stream(
         access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )

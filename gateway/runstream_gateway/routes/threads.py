@@ -33,7 +33,8 @@ async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()]
     created = await threads.create(thread_id, value["metadata"], allowed, if_exists=body.if_exists or "raise")
     if body.supersteps:
         await threads.take_supersteps(created, body.supersteps)
-    return Json(await threads.view(created))
+    is_new = created.version == 1 and not body.supersteps and body.if_exists != "do_nothing"
+    return Json(threads.new_view(created) if is_new else await threads.view(created))
 
 
 @router.post("/search", response_model=list[ThreadShape], summary="Search threads")
@@ -100,7 +101,7 @@ async def patch(
     thread_id = check_uuid(thread_id, "thread_id")
     value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {})}
     allowed = await access.to("threads", "update", value)
-    changed = await access.gateway.threads.change(thread_id, allowed, metadata=value["metadata"])
+    changed = await access.gateway.threads.change(thread_id, allowed, value["metadata"])
     if prefer == "return=minimal":
         return Response(status_code=204)
     return Json(await access.gateway.threads.view(changed))

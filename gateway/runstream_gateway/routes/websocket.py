@@ -13,6 +13,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.reader import Beginning
 from runstream_gateway.routes.common import Access, access_of_websocket, query_list
 from runstream_gateway.routes.runs import find
+from runstream_gateway.runs import Readable
 from runstream_gateway.streaming import ReaderLeft
 
 router = APIRouter(tags=["runs"])
@@ -59,7 +60,7 @@ async def _pump(
     gateway = access.gateway
     async with (
         gateway.streams.entered(websocket.receive),
-        gateway.runs.reader(info, beginning, modes=modes) as reader,
+        gateway.runs.reader(Readable.of(info), beginning, modes=modes) as reader,
     ):
         while (frames := await reader.batch()) is not None:
             for frame in frames:
