@@ -7,8 +7,11 @@ server's `send` wait, and then its events wait in Redis, not here.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -48,13 +51,21 @@ class OpenStreams:
             task.cancel()
 
     @asynccontextmanager
-    async def entered(self, receive: Receive) -> AsyncIterator[None]:
-        """Run the block until it ends, the client leaves, or the process shuts down; the latter two end it early."""
+    async def entered(self, receive: Receive, until: float = math.inf) -> AsyncIterator[None]:
+        """Run the block until it ends; earlier, if the client leaves, the process shuts down, or its time has come.
+
+        Args:
+            receive: what the client says.
+            until: when it ends at the latest, in seconds since 1970.
+
+        Raises:
+            ReaderLeft: it was ended early.
+        """
         task = asyncio.current_task()
         if task is None or self._closing:
             raise ReaderLeft
         self._tasks.add(task)
-        leaving = asyncio.create_task(_disconnected(receive), name="gateway-disconnect")
+        leaving = asyncio.create_task(_disconnected(receive, until - time.time()), name="gateway-disconnect")
         leaving.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             yield
@@ -68,13 +79,32 @@ class OpenStreams:
             leaving.cancel()
 
 
+@dataclass(frozen=True)
+class TimedStreams:
+    """The streams of one caller, which end when its time does.
+
+    Attributes:
+        streams: the process's.
+        until: when, in seconds since 1970; never where that is infinite.
+    """
+
+    streams: OpenStreams
+    until: float
+
+    def entered(self, receive: Receive) -> AbstractAsyncContextManager[None]:
+        """As `OpenStreams.entered`, for no longer than that."""
+        return self.streams.entered(receive, self.until)
+
+
 class ReaderLeft(Exception):
     """The client has gone, or is sent away; caught by the response."""
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
-        pass
+async def _disconnected(receive: Receive, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if seconds == math.inf else seconds):
+            while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
+                pass
 
 
 class FrameResponse(Response):
@@ -82,7 +112,7 @@ class FrameResponse(Response):
 
     Args:
         source: opens what gives the frames.
-        streams: the process's.
+        streams: the caller's.
         slot: what the stream holds, and gives back when it is over.
         heartbeat: seconds between comments.
         headers: of the response.
@@ -91,7 +121,7 @@ class FrameResponse(Response):
     def __init__(
         self,
         source: Callable[[], AbstractAsyncContextManager[Source]],
-        streams: OpenStreams,
+        streams: TimedStreams,
         slot: AsyncExitStack,
         *,
         heartbeat: float,
@@ -134,7 +164,7 @@ class TextResponse(Response):
 
     Args:
         pieces: opens what gives them.
-        streams: the process's.
+        streams: the caller's.
         slot: what the stream holds, and gives back when it is over.
         headers: of the response.
     """
@@ -142,7 +172,7 @@ class TextResponse(Response):
     def __init__(
         self,
         pieces: Callable[[], AsyncIterator[str]],
-        streams: OpenStreams,
+        streams: TimedStreams,
         slot: AsyncExitStack,
         *,
         headers: Mapping[str, str] | None = None,
@@ -171,7 +201,7 @@ class AwaitedResponse(Response):
 
     Args:
         answer: waits for it and gives it as bytes.
-        streams: the process's.
+        streams: the caller's.
         slot: what the stream holds, and gives back when it is over.
         heartbeat: seconds between line breaks.
         headers: of the response.
@@ -180,7 +210,7 @@ class AwaitedResponse(Response):
     def __init__(
         self,
         answer: Callable[[], Awaitable[bytes]],
-        streams: OpenStreams,
+        streams: TimedStreams,
         slot: AsyncExitStack,
         *,
         heartbeat: float,

@@ -15,6 +15,7 @@ from runstream_gateway.marks import MARKS, Marks, pregel_modes
 from runstream_gateway.settings import HeaderRules
 
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
+_RESERVED = "langgraph_auth_"
 _PRIVATE_PARTS = ("key", "token", "secret", "auth", "cookie", "password", "signature")
 
 
@@ -131,9 +132,14 @@ def _config(what: Submission) -> dict[str, Any]:
     chosen.pop("thread_id", None)
     return {
         **{key: given[key] for key in _CONFIG_KEYS if given.get(key) is not None},
-        "configurable": {**what.configurable, **chosen, **_checkpoint(body), **places},
+        "configurable": {**_unreserved(chosen), **_checkpoint(body), **what.configurable, **places},
         "metadata": _metadata(what),
     }
+
+
+def _unreserved(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller may choose: who calls is not among it, even where nobody is asked."""
+    return {key: value for key, value in chosen.items() if not key.startswith(_RESERVED)}
 
 
 def _object(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from runstream import Client, Document, Documents, RunFailedError, RunInfo, RunN
 from runstream_gateway.access import Allowed, contains
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso, new_id, now
+from runstream_gateway.marks import shown_metadata
 from runstream_gateway.states import EMPTY_STATE, States
 from runstream_gateway.translate import error_of
 
@@ -58,8 +59,10 @@ class Threads:
         """Write a new thread.
 
         Raises:
-            ApiError: 409, there is one of this id, and that was not to be.
+            ApiError: 409, there is one of this id, and that was not to be; or there is something of somebody else's.
         """
+        if thread_id is not None and await self._is_anothers(thread_id, allowed):
+            raise ApiError(409, f"thread {thread_id!r} not found")
         thread_id = thread_id or new_id()
         at = now()
         data = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
@@ -71,6 +74,19 @@ class Threads:
         if if_exists == "raise":
             raise ApiError(409, f"thread {thread_id!r} exists already")
         return known
+
+    async def _is_anothers(self, thread_id: str, allowed: Allowed) -> bool:
+        """Whether what is kept under an id without a thread is none of the caller's.
+
+        A stateless run keeps what is its own under its id, and a checkpointer may keep states for longer than their
+        thread: who gave that id a thread would own them.
+        """
+        if allowed.matches({}) or await self._documents.get(thread_id) is not None:
+            return False
+        runs = [info async for info in self._client.thread_runs(thread_id)]
+        if runs or self._states.saver is None:
+            return not all(allowed.matches(shown_metadata(info.metadata)) for info in runs)
+        return await self._states.saver.aget_tuple({"configurable": {"thread_id": thread_id}}) is not None
 
     async def get(self, thread_id: str, allowed: Allowed, *, missing: int = 404) -> Document:
         """A thread's document.

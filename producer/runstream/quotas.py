@@ -79,5 +79,16 @@ class Quotas:
         return bool(given)
 
     async def release_runs(self, subject: str, run_ids: Sequence[str]) -> None:
-        """Give the places of runs back that have not been enqueued."""
-        await self.release(_RUNS, subject, [self._keys.run(run_id) for run_id in run_ids])
+        """Give the places of those of these runs back that have not been enqueued."""
+        names = [self._keys.run(run_id) for run_id in run_ids]
+
+        async def known() -> list[int]:
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipe.exists(name)
+            found: list[int] = await pipe.execute()
+            return found
+
+        missing = [name for name, found in zip(names, await self._call(known), strict=True) if not found]
+        if missing:
+            await self.release(_RUNS, subject, missing)

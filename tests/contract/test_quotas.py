@@ -109,6 +109,15 @@ async def test_a_run_that_was_never_enqueued_has_its_place_for_a_minute(any_clie
     assert await quotas.hold_runs("s", ["d", "e"], most=2)
 
 
+async def test_a_run_that_was_enqueued_after_all_keeps_its_place(any_client: Client) -> None:
+    quotas = any_client.quotas
+    run = await any_client.enqueue("agent", {"n": 1})
+    assert await quotas.hold_runs("s", [run.run_id, "a"], most=2)
+    await quotas.release_runs("s", [run.run_id, "a"])
+    assert not await quotas.hold_runs("s", ["b", "c"], most=2)
+    assert await quotas.hold_runs("s", ["b"], most=2)
+
+
 async def test_of_those_who_come_at_once_as_many_get_a_place_as_there_are(any_client: Client) -> None:
     quotas = any_client.quotas
     given = await asyncio.gather(*(quotas.hold("streams", "s", [str(n)], most=7, seconds=60) for n in range(50)))

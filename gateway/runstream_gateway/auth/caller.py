@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,11 +44,13 @@ class Scope:
         run_id: the run; None for the whole thread.
         filter: what the thread's metadata has to match, as it did for whoever the token was made for. A thread of the
             same id that is somebody else's is none of its business.
+        expires_at: when the token ends, in seconds since 1970: a stream that was opened with it must not go on.
     """
 
     thread_id: str
     run_id: str | None = None
     filter: Mapping[str, Any] = field(default_factory=dict)
+    expires_at: float = field(default=math.inf, compare=False)
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ class Guard(Protocol):
             resource: of what kind the thing is.
             action: what is to be done.
             value: what with, as LangGraph's server tells its handlers: the fields of `langgraph_sdk.auth.types`, such
-                as `ThreadsCreate` for (`threads`, `create`). It may be changed in place: with create, update and
-                create_run, go on with `value["metadata"]` as it is afterwards, which is an object then, in JSON; of
-                the store, with `value["namespace"]`.
+                as `ThreadsCreate` for (`threads`, `create`). It is changed in place: with create, update and
+                create_run, the object `value["metadata"]` is what there was with what the guard has added; of the
+                store, `value["namespace"]` is where to go.
 
         Returns:
             What the metadata of a thing that is there already must match. Where it does not, there is no such thing

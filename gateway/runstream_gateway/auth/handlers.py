@@ -123,13 +123,18 @@ class HandlersGuard:
         context = Auth.types.AuthContext(
             resource=resource, action=action, user=caller.principal, permissions=list(caller.permissions)
         )
-        if value.get("metadata", {}) is None or action in _WRITES:
+        metadata = value.get("metadata")
+        if metadata is None and ("metadata" in value or action in _WRITES):
             # Handlers count on `value.setdefault("metadata", {})`.
-            value["metadata"] = value.get("metadata") or {}
+            metadata = value["metadata"] = {}
         with _refusals("authorization"):
             result = await handler(ctx=context, value=value)
-            if "metadata" in value:
-                value["metadata"] = json.loads(json.dumps(dict(value["metadata"]), default=str))
+            if metadata is not None:
+                # The object is the route's own, whatever the handler has put in its place.
+                told = json.loads(json.dumps(dict(value["metadata"]), default=str))
+                metadata.clear()
+                metadata.update(told)
+                value["metadata"] = metadata
         if result is None or result is True:
             return UNRESTRICTED
         if result is False:

@@ -122,7 +122,6 @@ class Limiter:
         try:
             yield
         except BaseException:
-            # Were they enqueued after all, they just do not count.
             self._in_background(self._give_runs_back(subject, list(run_ids)))
             raise
 

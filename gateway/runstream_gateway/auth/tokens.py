@@ -16,6 +16,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -26,7 +27,7 @@ from runstream.settings import check_number
 from runstream_gateway.auth.caller import NO_LIMITS, Caller, Filter, Limits, Scope
 from runstream_gateway.auth.credentials import bearer
 from runstream_gateway.auth.guard import Action, Guard, Resource
-from runstream_gateway.errors import ApiError
+from runstream_gateway.errors import ApiError, not_found
 
 TOKEN_PREFIX = "rst_"  # noqa: S105 - what tokens begin with
 LONGEST = 24 * 3600.0
@@ -100,7 +101,7 @@ class ReadTokens:
             raise _refused("has expired")
         identity = str(said.get("u", ""))
         user = {"identity": identity, "display_name": identity, "is_authenticated": True, "permissions": []}
-        scope = Scope(said["t"], said.get("r"), said.get("f", {}))
+        scope = Scope(said["t"], said.get("r"), said.get("f", {}), expires_at=said["e"])
         return Caller(identity, identity, user=user, scope=scope, key_id=said.get("k"))
 
     def _sign(self, signed: str, secret: bytes) -> bytes:
@@ -162,14 +163,7 @@ class TokenGuard:
             if self._vouch is None:
                 raise _refused("was made for an API key, and there are none here")
             limits = await self._vouch(caller.key_id)
-        return Caller(
-            caller.identity,
-            caller.display_name,
-            user=caller.user,
-            scope=caller.scope,
-            key_id=caller.key_id,
-            limits=limits,
-        )
+        return replace(caller, limits=limits)
 
     async def authorize(self, caller: Caller, resource: Resource, action: Action, value: dict[str, Any]) -> Filter:
         """What a token is for may be read; the rest is the other guard's."""
@@ -179,14 +173,14 @@ class TokenGuard:
 
 
 def _within(scope: Scope, resource: Resource, action: Action, value: Mapping[str, Any]) -> Filter:
-    """Of a run: to read it. Of a thread: to read it and its runs, and to list them."""
-    reads = action == "read" or (action == "search" and scope.run_id is None and value.get("thread_id") is not None)
-    if resource != "threads" or not reads:
+    """Of a run: to read it. Of a thread: to read it and its runs."""
+    if resource != "threads" or action != "read":
         raise ApiError(403, "a read token is for reading one run or thread, and for nothing else")
-    if str(value.get("thread_id")) != scope.thread_id:
-        raise ApiError(404, f"thread {str(value.get('thread_id'))!r} not found")
-    if scope.run_id is not None and str(value.get("run_id")) != scope.run_id:
-        raise ApiError(404, "not found: the read token is for one run")
+    thread_id, run_id = value.get("thread_id"), value.get("run_id")
+    is_there = str(thread_id) == scope.thread_id and (scope.run_id is None or str(run_id) == scope.run_id)
+    if not is_there:
+        # The same words as where there is no such thing.
+        raise not_found("run", str(run_id)) if run_id is not None else not_found("thread", str(thread_id))
     return Filter(scope.filter)
 
 

@@ -73,7 +73,7 @@ async def _frames(
         return reader
 
     return FrameResponse(
-        source, gateway.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
+        source, access.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
     )
 
 
@@ -103,7 +103,7 @@ async def text_stream(
             yield f"\n[{failed}]"
         yield "\n"
 
-    return TextResponse(pieces, access.gateway.streams, await access.stream_slot(), headers=headers)
+    return TextResponse(pieces, access.streams, await access.stream_slot(), headers=headers)
 
 
 async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, stop_when_left: bool) -> Response:
@@ -118,5 +118,5 @@ async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, st
         return dumps(await gateway.runs.outcome(run_id))
 
     return AwaitedResponse(
-        answer, gateway.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
+        answer, access.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
     )

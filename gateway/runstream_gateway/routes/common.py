@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, WebSocket
@@ -15,6 +16,7 @@ from runstream_gateway.auth.caller import Caller, Filter
 from runstream_gateway.auth.guard import Action, Resource
 from runstream_gateway.core import Gateway
 from runstream_gateway.jsonbytes import dumps
+from runstream_gateway.streaming import TimedStreams
 
 
 class Access:
@@ -28,6 +30,7 @@ class Access:
     def __init__(self, gateway: Gateway, caller: Caller) -> None:
         self.gateway = gateway
         self.caller = caller
+        self._slot: AsyncExitStack | None = None
 
     async def to(self, resource: Resource, action: Action, value: dict[str, Any]) -> Filter:
         """Ask whether the caller may do something, and with which things of the kind.
@@ -48,9 +51,32 @@ class Access:
         Raises:
             ApiError: 429, too many are open.
         """
+        if self._slot is not None:
+            slot, self._slot = self._slot, None
+            return slot
         stack = AsyncExitStack()
         await stack.enter_async_context(self.gateway.limiter.stream(self.caller))
         return stack
+
+    @asynccontextmanager
+    async def stream_to_come(self) -> AsyncIterator[None]:
+        """Count a stream already while that is being made which it will show: too late, and the run is there.
+
+        Raises:
+            ApiError: 429, too many are open.
+        """
+        slot = self._slot = await self.stream_slot()
+        try:
+            yield
+        except BaseException:
+            await slot.aclose()
+            raise
+
+    @property
+    def streams(self) -> TimedStreams:
+        """The caller's streams: those that were opened with a read token end with it."""
+        scope = self.caller.scope
+        return TimedStreams(self.gateway.streams, math.inf if scope is None else scope.expires_at)
 
     @property
     def configurable(self) -> dict[str, Any]:

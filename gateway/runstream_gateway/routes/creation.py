@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import Request
 
 from runstream import Document, Run
 from runstream_gateway.access import Allowed
+from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid, new_id
@@ -49,14 +51,33 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     thread_id = check_uuid(thread_id, "thread_id")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, thread_id, body)
-    assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
-    thread = await _thread(access, thread_id, body, metadata, allowed)
-    about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-    thread = await access.gateway.threads.change(thread.id, allowed, _first(thread, about), known=thread)
-    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+    assistant = await _assistant(access, body.assistant_id)
+    # Whoever has too many runs gets no thread, either.
+    async with access.gateway.limiter.runs(access.caller, [run_id]):
+        thread = await _thread(access, thread_id, body, metadata, allowed)
+        about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
+        thread = await access.gateway.threads.change(thread.id, allowed, _first(thread, about), known=thread)
+        submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request))
+        return await _submit(access, submission)
 
 
-async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:
+async def create_many(access: Access, bodies: Sequence[StatelessRunCreate], request: Request) -> list[Created]:
+    """Enqueue runs that are given no thread, in their order; none of them where the caller may not have as many.
+
+    Raises:
+        ApiError: as of one; 429.
+    """
+    run_ids = [new_id() for _ in bodies]
+    async with access.gateway.limiter.runs(access.caller, run_ids):
+        return [
+            await create_stateless(access, body, request, run_id=run_id)
+            for body, run_id in zip(bodies, run_ids, strict=True)
+        ]
+
+
+async def create_stateless(
+    access: Access, body: StatelessRunCreate, request: Request, *, run_id: str | None = None
+) -> Created:
     """Enqueue a run that is given no thread. One that is to be kept gets one, and others a place that goes with them.
 
     Raises:
@@ -64,22 +85,23 @@ async def create_stateless(access: Access, body: StatelessRunCreate, request: Re
     """
     if body.command is not None and body.command.resume is not None:
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
-    run_id = new_id()
+    run_id = run_id or new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
-    assistant = await access.gateway.assistants.resolve(body.assistant_id, await _assistants(access))
-    thread = None
-    if body.on_completion == "keep":
-        about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-        thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
-    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+    assistant = await _assistant(access, body.assistant_id)
+    async with access.gateway.limiter.runs(access.caller, [run_id]):
+        thread = None
+        if body.on_completion == "keep":
+            about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
+            thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
+        submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request))
+        return await _submit(access, submission)
 
 
-async def _submit(access: Access, submission: Submission, body: StatelessRunCreate) -> Created:
+async def _submit(access: Access, submission: Submission) -> Created:
     gateway = access.gateway
-    keeps_short = submission.thread is None and not body.after_seconds
+    keeps_short = submission.thread is None and not submission.body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
-    async with gateway.limiter.runs(access.caller, [submission.run_id]):
-        run = await submit(gateway.client, submission, retention=retention)
+    run = await submit(gateway.client, submission, retention=retention)
     return Created(run, submission.thread is not None)
 
 
@@ -103,8 +125,14 @@ async def _authorized(
     return allowed, value["metadata"]
 
 
-async def _assistants(access: Access) -> Allowed:
-    return await access.to("assistants", "read", {})
+async def _assistant(access: Access, name_or_id: str) -> Assistant:
+    """The assistant that a run is to be of. The graphs' own are everybody's, without a question."""
+    assistants = access.gateway.assistants
+    known = await assistants.resolve(name_or_id)
+    if known.is_system:
+        return known
+    allowed = await access.to("assistants", "read", {"assistant_id": known.assistant_id})
+    return await assistants.resolve(known.assistant_id, allowed)
 
 
 async def _thread(

@@ -39,17 +39,19 @@ async def create(thread_id: str, body: RunCreate, request: Request, access: Acce
 @router.post("/stream", summary="Create a run and stream it")
 async def create_and_stream(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come (`text/event-stream`), or its words (`Accept: text/plain`)."""
-    created = await create_on_thread(access, thread_id, body, request)
-    return await new_stream(access, created, body, request)
+    async with access.stream_to_come():
+        created = await create_on_thread(access, thread_id, body, request)
+        return await new_stream(access, created, body, request)
 
 
 @router.post("/wait", summary="Create a run and wait for its result")
 async def create_and_wait(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and answer with its final values when it has ended."""
-    created = await create_on_thread(access, thread_id, body, request)
-    return await awaited(
-        access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
-    )
+    async with access.stream_to_come():
+        created = await create_on_thread(access, thread_id, body, request)
+        return await awaited(
+            access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
+        )
 
 
 @router.get("", response_model=list[RunShape], summary="List a thread's runs")
@@ -79,7 +81,7 @@ async def join(
     thread_id: str, run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False
 ) -> Response:
     """The final values of a run, when it has ended."""
-    info = await find(access, thread_id, run_id, "read")
+    info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
     headers = {"location": f"{path}/join", "content-location": path}
     return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
@@ -96,7 +98,7 @@ async def stream(
     cancel_on_disconnect: CancelOnDisconnect = False,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
-    info = await find(access, thread_id, run_id, "read")
+    info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     if wants_text(request):
         return await text_stream(access, Readable.of(info))
     return await joined_stream(
@@ -161,15 +163,22 @@ async def _chosen(access: Access, body: CancelMany) -> list[RunInfo]:
     return await access.gateway.runs.unended(statuses, allowed)
 
 
-async def find(access: Access, thread_id: str, run_id: str, action: Action) -> RunInfo:
-    """A run on a thread, if the caller may do this with it.
+async def find(access: Access, thread_id: str, run_id: str, action: Action, *actions: Action) -> RunInfo:
+    """A run on a thread, if the caller may do all this with it.
 
     Raises:
         ApiError: 404, 403, 422.
     """
     thread_id, run_id = check_uuid(thread_id, "thread_id"), check_uuid(run_id, "run_id")
-    allowed = await access.to("threads", action, {"thread_id": thread_id, "run_id": run_id})
-    return await access.gateway.runs.find(run_id, allowed, thread_id=thread_id)
+    for each in (action, *actions):
+        allowed = await access.to("threads", each, {"thread_id": thread_id, "run_id": run_id})
+        info = await access.gateway.runs.find(run_id, allowed, thread_id=thread_id)
+    return info
+
+
+def reading(*, cancels: bool) -> tuple[Action, ...]:
+    """What a reader does with a run. One whose leaving stops it does more than read."""
+    return ("read", "update") if cancels else ("read",)
 
 
 async def _thread(access: Access, thread_id: str, action: Action) -> Any:
@@ -178,4 +187,4 @@ async def _thread(access: Access, thread_id: str, action: Action) -> Any:
     return await access.gateway.threads.get(thread_id, allowed)
 
 
-__all__ = ["api_status", "find", "many", "router"]
+__all__ = ["api_status", "find", "many", "reading", "router"]

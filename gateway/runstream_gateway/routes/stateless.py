@@ -13,8 +13,8 @@ from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list
-from runstream_gateway.routes.creation import create_stateless
-from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes
+from runstream_gateway.routes.creation import create_many, create_stateless
+from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes, reading
 from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import REFUSALS, RunShape
 
@@ -33,16 +33,18 @@ async def create(body: StatelessRunCreate, request: Request, access: Accessing) 
 @router.post("/stream", summary="Create a stateless run and stream it")
 async def create_and_stream(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come. Its `Location` can be read like that of any run."""
-    return await new_stream(access, await create_stateless(access, body, request), body, request)
+    async with access.stream_to_come():
+        return await new_stream(access, await create_stateless(access, body, request), body, request)
 
 
 @router.post("/wait", summary="Create a stateless run and wait for its result")
 async def create_and_wait(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and answer with its final values when it has ended."""
-    created = await create_stateless(access, body, request)
-    return await awaited(
-        access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
-    )
+    async with access.stream_to_come():
+        created = await create_stateless(access, body, request)
+        return await awaited(
+            access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
+        )
 
 
 @router.post("/batch", response_model=list[RunShape], summary="Create many stateless runs")
@@ -50,7 +52,8 @@ async def batch(
     bodies: Annotated[list[StatelessRunCreate], Body(max_length=_MOST_IN_BATCH)], request: Request, access: Accessing
 ) -> Response:
     """Enqueue many runs; the answers are in their order."""
-    created = [await create_stateless(access, body, request) for body in bodies]
+    await access.gateway.limiter.admit(access.caller, requests=len(bodies) - 1)
+    created = await create_many(access, bodies, request)
     infos = [await access.gateway.client.get(one.run.run_id) for one in created]
     return Json(await access.gateway.runs.views(infos))
 
@@ -64,7 +67,7 @@ async def get(run_id: str, access: Accessing) -> Response:
 @router.get("/{run_id}/join", summary="Wait for a run's result by its id alone")
 async def join(run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
-    info = await _find(access, run_id)
+    info = await _find(access, run_id, cancels=cancel_on_disconnect)
     headers = {"location": f"/runs/{run_id}/join", "content-location": f"/runs/{run_id}"}
     return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
 
@@ -79,7 +82,7 @@ async def stream(
     cancel_on_disconnect: CancelOnDisconnect = False,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
-    info = await _find(access, run_id)
+    info = await _find(access, run_id, cancels=cancel_on_disconnect)
     if wants_text(request):
         return await text_stream(access, Readable.of(info))
     return await joined_stream(
@@ -87,9 +90,11 @@ async def stream(
     )
 
 
-async def _find(access: Access, run_id: str) -> RunInfo:
+async def _find(access: Access, run_id: str, *, cancels: bool = False) -> RunInfo:
     run_id = check_uuid(run_id, "run_id")
     # First the run, for what may be read of it is a question of its thread.
     info = await access.gateway.runs.find(run_id, EVERYTHING)
-    allowed = await access.to("threads", "read", {"thread_id": info.thread_id, "run_id": run_id})
-    return await access.gateway.runs.find(run_id, allowed)
+    for action in reading(cancels=cancels):
+        allowed = await access.to("threads", action, {"thread_id": info.thread_id, "run_id": run_id})
+        info = await access.gateway.runs.find(run_id, allowed)
+    return info

@@ -140,7 +140,7 @@ async def stream(
     modes = _thread_modes(query_list([*(stream_mode or ()), *(stream_modes or ())]))
     reader = ThreadReader(gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes)
     slot = await access.stream_slot()
-    return FrameResponse(lambda: reader, gateway.streams, slot, heartbeat=gateway.settings.heartbeat)
+    return FrameResponse(lambda: reader, access.streams, slot, heartbeat=gateway.settings.heartbeat)
 
 
 def _thread_modes(modes: Sequence[str] | None) -> list[ThreadMode]:

@@ -47,7 +47,9 @@ async def stream(
     except ApiError as error:
         await websocket.close(_REFUSED + error.status, error.detail[:_LONGEST_REASON])
     except ReaderLeft:
-        await _say_goodbye(websocket, _GOING_AWAY, "the gateway shuts down; go on from the last id")
+        await _say_goodbye(
+            websocket, _GOING_AWAY, "the gateway shuts down, or the read token is over; go on from the last id"
+        )
     except (RunNotFound, RedisError) as error:
         await _say_goodbye(websocket, _FAILED, str(error))
     else:
@@ -59,7 +61,7 @@ async def _pump(
 ) -> None:
     gateway = access.gateway
     async with (
-        gateway.streams.entered(websocket.receive),
+        access.streams.entered(websocket.receive),
         gateway.runs.reader(Readable.of(info), beginning, modes=modes) as reader,
     ):
         while (frames := await reader.batch()) is not None:

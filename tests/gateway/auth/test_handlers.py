@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -365,16 +366,30 @@ async def test_what_a_handler_puts_into_the_metadata_is_there(
     action: Literal["create", "update", "create_run"], value: dict[str, Any]
 ) -> None:
     auth, before = Auth(), dict(value.get("metadata") or {})
-    value = dict(value)
+    value = copy.deepcopy(value)
 
     @auth.on
     async def on(ctx: Any, value: dict[str, Any]) -> dict[str, str]:
         value.setdefault("metadata", {}).update({"owner": ctx.user.identity, "id": UUID(THREAD)})
         return {"owner": ctx.user.identity}
 
+    sent = value.get("metadata")
     found = await ask(auth, action, value)
+    assert sent is None or sent is value["metadata"]
     assert value["metadata"] == {**before, "owner": "u1", "id": THREAD}
     assert found.matches(value["metadata"])
+
+
+async def test_what_a_handler_puts_in_the_place_of_the_metadata_is_what_the_route_has() -> None:
+    auth = Auth()
+    metadata: dict[str, Any] = {"a": 1}
+
+    @auth.on
+    async def on(ctx: Any, value: dict[str, Any]) -> None:
+        value["metadata"] = {"owner": ctx.user.identity}
+
+    await ask(auth, "create", {"metadata": metadata})
+    assert metadata == {"owner": "u1"}
 
 
 async def test_metadata_that_is_made_nothing_of_the_kind_is_a_failure() -> None:
