@@ -192,12 +192,17 @@ def _task(task: PregelTask) -> dict[str, Any]:
         "id": task.id,
         "name": task.name,
         "path": task.path,
-        "error": None if task.error is None else repr(task.error),
+        "error": None if task.error is None else _told(task.error),
         "interrupts": _interrupts(task.interrupts),
         "checkpoint": checkpoint_json(state) if isinstance(state, dict) else None,
         "state": state_json(state) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
+
+
+def _told(error: object) -> str:
+    """An error as it prints; checkpoints that are JSON have kept only that."""
+    return error if isinstance(error, str) else repr(error)
 
 
 def _interrupts(interrupts: Sequence[Interrupt]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from runstream import Document, Run
 from runstream_gateway.access import Allowed
+from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid, new_id
@@ -53,7 +54,13 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     thread = await _thread(access, thread_id, body, metadata, allowed)
     about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
     thread = await access.gateway.threads.change(thread.id, allowed, metadata=_first(thread, about), config={})
-    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+    submission = await _submission(access, run_id, body, assistant, thread, metadata, request)
+    if body.multitask_strategy != "rollback":
+        return await _submit(access, submission, body)
+    rolled_back = [info.run_id async for info in access.gateway.client.thread_runs(thread.id) if not info.status.ended]
+    created = await _submit(access, submission, body)
+    access.gateway.runs.forget_later(rolled_back)
+    return created
 
 
 async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:
@@ -71,7 +78,22 @@ async def create_stateless(access: Access, body: StatelessRunCreate, request: Re
     if body.on_completion == "keep":
         about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
         thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
-    return await _submit(access, Submission(run_id, body, assistant, thread, metadata, _told(access, request)), body)
+    submission = await _submission(access, run_id, body, assistant, thread, metadata, request)
+    return await _submit(access, submission, body)
+
+
+async def _submission(
+    access: Access,
+    run_id: str,
+    body: StatelessRunCreate,
+    assistant: Assistant,
+    thread: Document | None,
+    metadata: dict[str, Any],
+    request: Request,
+) -> Submission:
+    is_configured = assistant.context or body.context or (body.config or {}).get("configurable")
+    fields = await access.gateway.assistants.context_fields(assistant) if is_configured else None
+    return Submission(run_id, body, assistant, thread, metadata, _told(access, request), fields)
 
 
 async def _submit(access: Access, submission: Submission, body: StatelessRunCreate) -> Created:
