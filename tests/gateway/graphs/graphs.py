@@ -295,7 +295,7 @@ async def look(state: SeenInput, config: RunnableConfig, runtime: Runtime[Settin
     return {"greeting": f"hello {name}", "seen": seen}
 
 
-seeing: StateGraph[Any, Any, Any, Any] = StateGraph(Seen, context_schema=Settings, input_schema=SeenInput)
+seeing: Any = StateGraph(Seen, context_schema=Settings, input_schema=SeenInput)
 contextual = seeing.add_node("look", look).add_edge(START, "look").compile()
 
 
