@@ -23,7 +23,7 @@ from runstream import (
 )
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
-from runstream_gateway.middleware import Bodies
+from runstream_gateway.middleware import Bodies, Failures
 from runstream_gateway.routes import assistants, meta, runs, state, stateless, threads, tokens, websocket
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
@@ -56,6 +56,7 @@ def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
             app.include_router(router)
     _answer_errors(app)
     settings = gateway.settings
+    app.add_middleware(Failures)
     app.add_middleware(Bodies, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
     _add_cors(app, settings.cors)
     return app
@@ -83,7 +84,6 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RunstreamError, _runstream_error)
     app.add_exception_handler(RedisError, _unavailable)
-    app.add_exception_handler(Exception, _failure)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:
@@ -130,8 +130,3 @@ async def _runstream_error(_: Request, error: Exception) -> Response:
 async def _unavailable(_: Request, error: Exception) -> Response:
     _logger.warning("Redis refuses or is away: %s", error)
     return Json({"detail": "Redis cannot be reached"}, status_code=503, headers={"retry-after": "1"})
-
-
-async def _failure(_: Request, error: Exception) -> Response:
-    _logger.error("a request failed", exc_info=error)
-    return Json({"detail": "internal error"}, status_code=500)

@@ -7,7 +7,8 @@ is never stored and cannot be changed. The others are documents: one each, with 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -20,8 +21,11 @@ from langgraph.pregel import Pregel
 from runstream import Document, Documents
 from runstream_gateway.access import EVERYTHING, Allowed, contains
 from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.graph_views import context_fields
 from runstream_gateway.ids import check_uuid, new_id, now
 from runstream_worker.graphs import Graph, GraphSource
+
+_logger = logging.getLogger("runstream.gateway")
 
 ASSISTANT_TTL: Final = 10 * 365 * 24 * 3600.0
 """How long an assistant is kept after it was last changed, in seconds: until somebody deletes it, as good as."""
@@ -153,6 +157,15 @@ class Assistants:
         """The graph of an assistant, made with the assistant's config if a factory makes it."""
         async with self._graphs[assistant.graph_id].open(cast("RunnableConfig", assistant.config)) as graph:
             yield graph
+
+    async def context_fields(self, assistant: Assistant) -> Collection[str] | None:
+        """The names of what the context of an assistant's graph has; None where that may be anything."""
+        try:
+            async with self.open(assistant) as graph:
+                return context_fields(graph)
+        except Exception as error:  # noqa: BLE001 - a factory is users' code, and its runs say what is wrong with it
+            _logger.debug("graph %r could not be made: %s", assistant.graph_id, error)
+            return None
 
     async def create(
         self,

@@ -131,6 +131,7 @@ class StateAt(Body):
 
     checkpoint: Checkpoint
     subgraphs: bool | None = None
+    select: list[str] | None = None
 
 
 class StateUpdate(Body):
@@ -149,6 +150,7 @@ class HistorySearch(Body):
     before: str | dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None
+    select: list[str] | None = None
 
     @field_validator("limit", mode="before")
     @classmethod

@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runstream_gateway.jsonbytes import dumps
 
+_logger = logging.getLogger("runstream.gateway")
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 _JSON = (b"content-type", b"application/json")
+
+
+class Failures:
+    """Answers 500 where a request has failed unforeseen.
+
+    Starlette's own handler of all exceptions raises them again, at which the server closes the connection; a client
+    that keeps it for its next request fails with that one, too.
+
+    Args:
+        app: what comes next.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on. An answer that has begun cannot be taken back: it is cut off."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if begun:
+                raise
+            _logger.exception("a request failed")
+            await send({"type": "http.response.start", "status": 500, "headers": [_JSON]})
+            await send({"type": "http.response.body", "body": dumps({"detail": "internal error"})})
 
 
 class Bodies:

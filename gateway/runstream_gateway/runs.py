@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from runstream import Client, Documents, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
@@ -227,15 +228,20 @@ class Runs:
         except RunNotFound:
             raise not_found("run", info.run_id) from None
         if action == "rollback" and not info.status.ended:
-            self._forget_later(info.run_id)
+            self.forget_later([info.run_id])
 
     async def delete(self, info: RunInfo) -> None:
         """Forget a run; one that goes on is stopped first."""
         await delete_run(self._client, info.run_id, reason="it was deleted")
 
-    def _forget_later(self, run_id: str) -> None:
-        task = self._forgetting[run_id] = asyncio.create_task(self._forget(run_id), name="gateway-forget")
-        task.add_done_callback(lambda _: self._forgetting.pop(run_id, None))
+    def forget_later(self, run_ids: Iterable[str]) -> None:
+        """Have these runs gone when they have ended: they are being rolled back."""
+        for run_id in run_ids:
+            task = self._forgetting[run_id] = asyncio.create_task(self._forget(run_id), name="gateway-forget")
+            task.add_done_callback(partial(self._forgotten, run_id))
+
+    def _forgotten(self, run_id: str, _: asyncio.Task[None]) -> None:
+        self._forgetting.pop(run_id, None)
 
     async def _forget(self, run_id: str) -> None:
         with suppress(RunNotFound):

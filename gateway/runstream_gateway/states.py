@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -17,6 +18,8 @@ from runstream import EncodingError
 from runstream_gateway.errors import ApiError
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource
+
+_logger = logging.getLogger("runstream.gateway")
 
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
 EMPTY_STATE: Mapping[str, Any] = {
@@ -73,7 +76,7 @@ class States:
         async with self.graph(graph_name, config) as graph:
             if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                 return dict(EMPTY_STATE)
-            snapshot = await graph.aget_state(cast("RunnableConfig", config), subgraphs=subgraphs)
+            snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
         if snapshot.created_at is None:
             if (checkpoint or {}).get("checkpoint_id"):
                 raise ApiError(404, f"checkpoint {checkpoint['checkpoint_id']!r} not found")  # type: ignore[index]
@@ -153,6 +156,21 @@ class States:
         return written
 
 
+async def _snapshot(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig, *, subgraphs: bool) -> StateSnapshot:
+    """The state, without an input that the graph has refused.
+
+    LangGraph saves an input before the state takes it, and takes it again at every look: a message of a kind that there
+    is not would hide the thread, and what came before it, for good.
+    """
+    try:
+        return await graph.aget_state(config, subgraphs=subgraphs)
+    except Exception as error:  # the graph's own reducers; if it was something else, it is so again
+        async for snapshot in graph.aget_state_history(config, limit=1):
+            _logger.debug("what is pending on thread %s is left out: %s", config["configurable"]["thread_id"], error)
+            return snapshot
+        raise
+
+
 def config_of(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The config of a thread, at a checkpoint if one is given."""
     given = {key: value for key, value in (checkpoint or {}).items() if key in _CHECKPOINT_KEYS and value is not None}
@@ -192,12 +210,17 @@ def _task(task: PregelTask) -> dict[str, Any]:
         "id": task.id,
         "name": task.name,
         "path": task.path,
-        "error": None if task.error is None else repr(task.error),
+        "error": None if task.error is None else _told(task.error),
         "interrupts": _interrupts(task.interrupts),
         "checkpoint": checkpoint_json(state) if isinstance(state, dict) else None,
         "state": state_json(state) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
+
+
+def _told(error: object) -> str:
+    """An error as it prints; checkpoints that are JSON have kept only that."""
+    return error if isinstance(error, str) else repr(error)
 
 
 def _interrupts(interrupts: Sequence[Interrupt]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Submission:
         thread: the thread's document; None of a stateless run.
         metadata: the body's, with what the guard has added.
         configurable: what the gateway itself says to the graph: the request's headers, who calls.
+        context_fields: what the graph's context has; None where it may have anything.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class Submission:
     thread: Document | None
     metadata: Mapping[str, Any]
     configurable: Mapping[str, Any]
+    context_fields: Collection[str] | None = None
 
 
 async def submit(client: Client, what: Submission, *, retention: float | None) -> Run:
@@ -150,10 +152,18 @@ def _object(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _context(what: Submission) -> Any:
-    body, assistant = what.body, what.assistant
-    if isinstance(body.context, dict) and isinstance(assistant.context, dict):
-        return {**assistant.context, **body.context} or None
-    return body.context if body.context is not None else assistant.context or None
+    """What the graph's nodes get as their runtime's context.
+
+    `config.configurable` is what it was called once: where there is no context, that is one. Of either, what the
+    graph's context does not have is left out, since a dataclass would refuse it.
+    """
+    body = what.body
+    if body.context is not None and not isinstance(body.context, dict):
+        return body.context
+    given = _object(body.config or {}, "configurable") if body.context is None else body.context
+    context = {**what.assistant.context, **given}
+    known = context.keys() if what.context_fields is None else what.context_fields
+    return {name: value for name, value in context.items() if name in known} or None
 
 
 def _checkpoint(body: StatelessRunCreate) -> dict[str, Any]:

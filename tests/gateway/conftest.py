@@ -43,10 +43,11 @@ def base_url() -> Iterator[str]:
         return
     with asyncio.Runner() as runner:
         server = _our_server()
-        yield runner.run(anext(server))
-        runner.run(server.aclose())
+        yield runner.run(server.__aenter__())
+        runner.run(server.__aexit__(None, None, None))
 
 
+@asynccontextmanager
 async def _our_server() -> AsyncIterator[str]:
     """A Redis, a worker and a gateway, as an operator starts them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -58,13 +59,13 @@ async def _our_server() -> AsyncIterator[str]:
 async def gateway_and_worker(redis_url: str, folder: Path) -> AsyncIterator[str]:
     """A worker and a gateway with the graphs of this folder; the gateway's URL."""
     async with Processes(redis_url, "sdk", folder) as processes:
-        await processes.worker("--config", str(GRAPHS))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         gateway = await processes.start("gateway", "--config", str(GRAPHS), "--host", "127.0.0.1", "--port", str(port))
+        await processes.worker("--config", str(GRAPHS))
         url = f"http://127.0.0.1:{port}"
-        await until(lambda: _answers(url, gateway), "the gateway answers")
+        await until(lambda: _answers(url, gateway), "the gateway answers", timeout=60)
         yield url
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,21 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
         thread = await _thread(access, thread_id, body, metadata, allowed)
         about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
         thread = await access.gateway.threads.change(thread.id, allowed, _first(thread, about), known=thread)
-        submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request))
+        fields = await _context_fields(access, assistant, body)
+        told = _told(access, request)
+        submission = Submission(run_id, body, assistant, thread, metadata, told, fields)
+        if body.multitask_strategy == "rollback":
+            return await _rolling_back(access, thread.id, submission)
         return await _submit(access, submission)
+
+
+async def _rolling_back(access: Access, thread_id: str, submission: Submission) -> Created:
+    """Enqueue a run in the place of those that are on its thread, of which nothing is to be left."""
+    runs = access.gateway.client.thread_runs(thread_id)
+    rolled_back = [info.run_id async for info in runs if not info.status.ended]
+    created = await _submit(access, submission)
+    access.gateway.runs.forget_later(rolled_back)
+    return created
 
 
 async def create_many(access: Access, bodies: Sequence[StatelessRunCreate], request: Request) -> list[Created]:
@@ -93,8 +106,15 @@ async def create_stateless(
         if body.on_completion == "keep":
             about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
             thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
-        submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request))
-        return await _submit(access, submission)
+        fields = await _context_fields(access, assistant, body)
+        told = _told(access, request)
+        return await _submit(access, Submission(run_id, body, assistant, thread, metadata, told, fields))
+
+
+async def _context_fields(access: Access, assistant: Assistant, body: StatelessRunCreate) -> Collection[str] | None:
+    """What of a configuration the graph takes as its context; it is asked only where there is one."""
+    is_configured = assistant.context or body.context or (body.config or {}).get("configurable")
+    return await access.gateway.assistants.context_fields(assistant) if is_configured else None
 
 
 async def _submit(access: Access, submission: Submission) -> Created:

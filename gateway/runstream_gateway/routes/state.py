@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -10,29 +11,34 @@ from starlette.responses import Response
 from runstream import Document
 from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
 from runstream_gateway.errors import ApiError
-from runstream_gateway.routes.common import Access, Accessing, Json
+from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
 from runstream_gateway.routes.threads import thread_access
 from runstream_gateway.shapes import REFUSALS, StateShape, StateWritten
+
+Select = Annotated[list[str] | None, Query(description="Only these fields; `values.<key>` is one of the values.")]
 
 router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS)
 
 
 @router.get("/state", response_model=StateShape, summary="Get a thread's state")
-async def get(thread_id: str, access: Accessing, subgraphs: bool = False) -> Response:
+async def get(thread_id: str, access: Accessing, subgraphs: bool = False, select: Select = None) -> Response:
     """The last state of a thread."""
-    return await _state(access, thread_id, None, subgraphs=subgraphs)
+    return await _state(access, thread_id, None, subgraphs=subgraphs, select=query_list(select))
 
 
 @router.post("/state/checkpoint", response_model=StateShape, summary="Get a thread's state at a checkpoint")
 async def get_at(thread_id: str, body: StateAt, access: Accessing) -> Response:
     """The state of a thread at a checkpoint."""
-    return await _state(access, thread_id, body.checkpoint, subgraphs=bool(body.subgraphs))
+    return await _state(access, thread_id, body.checkpoint, subgraphs=bool(body.subgraphs), select=body.select)
 
 
 @router.get("/state/{checkpoint_id}", response_model=StateShape, summary="Get a thread's state by a checkpoint's id")
-async def get_by_id(thread_id: str, checkpoint_id: str, access: Accessing, subgraphs: bool = False) -> Response:
+async def get_by_id(
+    thread_id: str, checkpoint_id: str, access: Accessing, subgraphs: bool = False, select: Select = None
+) -> Response:
     """The state of a thread at a checkpoint."""
-    return await _state(access, thread_id, Checkpoint(checkpoint_id=checkpoint_id), subgraphs=subgraphs)
+    at = Checkpoint(checkpoint_id=checkpoint_id)
+    return await _state(access, thread_id, at, subgraphs=subgraphs, select=query_list(select))
 
 
 @router.post("/state", response_model=StateWritten, summary="Update a thread's state")
@@ -74,11 +80,14 @@ async def _thread(access: Access, thread_id: str) -> Document:
     return await access.gateway.threads.get(thread_id, allowed)
 
 
-async def _state(access: Access, thread_id: str, at: Checkpoint | None, *, subgraphs: bool) -> Response:
+async def _state(
+    access: Access, thread_id: str, at: Checkpoint | None, *, subgraphs: bool, select: Sequence[str] | None
+) -> Response:
     thread = await _thread(access, thread_id)
     graph = thread.data["metadata"].get("graph_id")
     checkpoint = None if at is None else at.model_dump(exclude_none=True)
-    return Json(await access.gateway.states.get(graph, thread.id, checkpoint, subgraphs=subgraphs))
+    state = await access.gateway.states.get(graph, thread.id, checkpoint, subgraphs=subgraphs)
+    return Json(_selected(state, select))
 
 
 async def _history(access: Access, thread_id: str, body: HistorySearch) -> Response:
@@ -91,7 +100,16 @@ async def _history(access: Access, thread_id: str, body: HistorySearch) -> Respo
         metadata=body.metadata,
         checkpoint=_checkpoint(body.checkpoint, None),
     )
-    return Json(found)
+    return Json([_selected(state, body.select) for state in found])
+
+
+def _selected(state: dict[str, Any], select: Sequence[str] | None) -> dict[str, Any]:
+    """The fields of a state that are wanted; `values.messages` is one key of its values."""
+    keys = {name.removeprefix("values.") for name in select or () if name.startswith("values.")}
+    chosen = selected(state, select)
+    if keys and "values" not in chosen and isinstance(state["values"], dict):
+        chosen["values"] = {key: value for key, value in state["values"].items() if key in keys}
+    return chosen
 
 
 def _checkpoint(checkpoint: Checkpoint | None, checkpoint_id: str | None) -> dict[str, Any] | None:

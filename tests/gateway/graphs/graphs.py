@@ -9,6 +9,7 @@ import asyncio
 import operator
 import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from langchain_core.language_models import BaseChatModel
@@ -264,8 +265,9 @@ slow = (
 # --- what a run was given ---------------------------------------------------------------------------------------------
 
 
-class Settings(TypedDict, total=False):
-    name: str
+@dataclass
+class Settings:
+    name: str = "nobody"
 
 
 class Seen(TypedDict, total=False):
@@ -279,8 +281,9 @@ class SeenInput(TypedDict, total=False):
     place: str
 
 
-async def look(state: Seen, config: RunnableConfig, runtime: Runtime[Settings]) -> Any:
-    name = (runtime.context or {}).get("name", "nobody")
+async def look(state: SeenInput, config: RunnableConfig, runtime: Runtime[Settings]) -> Any:
+    context: Settings | None = runtime.context  # None where the run was given none
+    name = "nobody" if context is None else context.name
     get_stream_writer()({"greeting": name})
     configurable = config.get("configurable", {})
     given = ("thread_id", "run_id", "graph_id", "assistant_id", "mine", "x-mine")
@@ -292,12 +295,8 @@ async def look(state: Seen, config: RunnableConfig, runtime: Runtime[Settings]) 
     return {"greeting": f"hello {name}", "seen": seen}
 
 
-contextual = (
-    StateGraph(Seen, context_schema=Settings, input_schema=SeenInput)
-    .add_node("look", look)
-    .add_edge(START, "look")
-    .compile()
-)
+seeing: Any = StateGraph(Seen, context_schema=Settings, input_schema=SeenInput)
+contextual = seeing.add_node("look", look).add_edge(START, "look").compile()
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

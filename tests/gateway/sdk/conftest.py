@@ -13,6 +13,15 @@ from tests.support.sdk_clients import Threaded
 from tests.support.waiting import until
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have the clients read no certificates: no server here has one, and it takes longer than most of these tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("SSL_CERT_FILE", raising=False)
+        environment.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 async def streams_are_closed(nothing_left_behind: None) -> AsyncIterator[None]:
     """Wait for what the clients leave to the garbage collector: the streams that they raise in."""

@@ -53,7 +53,14 @@ async def test_an_interrupt_in_the_thread_and_its_state(client: Any, thread_id: 
     assert thread["status"] == "interrupted"
     assert thread["values"] == {"steps": ["plan"]}
     assert thread["interrupts"] == {task["id"]: [asked]}
-    assert [run["status"] for run in await client.runs.list(thread_id)] == ["success"]
+
+
+@pytest.mark.ours("such a run is a success there, where the documentation says interrupted")
+async def test_a_run_that_asks_is_interrupted(client: Any, thread_id: str) -> None:
+    await client.runs.wait(thread_id, "approval", input={})
+    (run,) = await client.runs.list(thread_id)
+    assert run["status"] == "interrupted"
+    assert await client.runs.list(thread_id, status="interrupted") == [run]
 
 
 async def test_resuming(client: Any, thread_id: str) -> None:
@@ -149,4 +156,4 @@ async def test_no_resuming_without_a_thread(client: Any) -> None:
 @pytest.mark.ours("with messages-tuple alone nothing of an interrupt is said")
 async def test_an_interrupt_is_seen_whatever_the_mode(client: Any, thread_id: str) -> None:
     parts = await collect(client.runs.stream(thread_id, "approval", input={}, stream_mode="messages-tuple"))
-    assert any("__interrupt__" in part.data for part in parts if isinstance(part.data, dict))
+    assert [part.data.keys() for part in parts][-1] == {"__interrupt__"}

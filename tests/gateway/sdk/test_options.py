@@ -41,8 +41,11 @@ async def test_rollback(client: Any, thread_id: str) -> None:
     running = await _running(client, thread_id)
     values = await client.runs.wait(thread_id, "slow", input={"ticks": 0}, multitask_strategy="rollback")
     assert values["steps"] == ["begin", "tick", "finish"]
-    with pytest.raises(NotFoundError):
-        await client.runs.get(thread_id, running)
+
+    async def is_gone() -> bool:
+        return running not in {run["run_id"] for run in await client.runs.list(thread_id)}
+
+    await until(is_gone, "the run is gone")
 
 
 async def test_enqueue(client: Any, thread_id: str) -> None:
@@ -172,7 +175,6 @@ async def test_breakpoints(
     state = await client.threads.get_state(thread_id)
     assert state["values"].get("steps") == (done if done is not None else [])
     assert state["next"] == next_ones
-    assert [run["status"] for run in await client.runs.list(thread_id)] == ["success"]
     values = await client.runs.wait(thread_id, "slow", input=None)
     assert values["steps"] == ["begin", "tick", "finish"]
     assert (await client.threads.get(thread_id))["status"] == "idle"

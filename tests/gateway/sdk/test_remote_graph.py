@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -62,14 +62,17 @@ async def test_astream(remote: Make, thread_id: str) -> None:
 
 
 async def test_astream_of_tokens(remote: Make, thread_id: str) -> None:
-    chunks = [chunk async for chunk in remote("chat").astream(human("hi"), on(thread_id), stream_mode="messages")]
+    stream: AsyncIterator[Any] = remote("chat").astream(human("hi"), on(thread_id), stream_mode="messages")
+    chunks = [chunk async for chunk in stream]
     assert "".join(message["content"] for message, _ in chunks) == "You said: hi"
     assert {metadata["langgraph_node"] for _, metadata in chunks} == {"answer"}
 
 
 def test_stream(remote: Make, thread_id: str) -> None:
-    modes = ["updates", "custom"]
-    chunks = list(remote("slow").stream({"ticks": 2, "delay": 0.0}, on(thread_id), stream_mode=modes))  # type: ignore[arg-type] # a list of them
+    stream: Iterator[Any] = remote("slow").stream(
+        {"ticks": 2, "delay": 0.0}, on(thread_id), stream_mode=["updates", "custom"]
+    )
+    chunks = list(stream)
     assert [(chunk.event, chunk.data) for chunk in chunks if chunk.event == "custom"] == [
         ("custom", {"tick": 0}),
         ("custom", {"tick": 1}),

@@ -17,8 +17,8 @@ async def test_a_new_run(client: Any, thread_id: str) -> None:
     run = await client.runs.create(thread_id, "chat", input=human("hi"), metadata={"colour": "red"})
     assert run["status"] == "pending"
     assert run["thread_id"] == thread_id
-    assert uuid.UUID(run["run_id"])
-    assert uuid.UUID(run["assistant_id"])
+    assert str(uuid.UUID(run["run_id"])) == run["run_id"]
+    assert str(uuid.UUID(run["assistant_id"])) == run["assistant_id"]
     assert run["multitask_strategy"] == "enqueue"
     assert run["metadata"]["colour"] == "red"
     assert run["metadata"]["graph_id"] == "chat"
@@ -105,7 +105,7 @@ async def test_cancelling_without_waiting(client: Any, thread_id: str) -> None:
 
 
 async def test_going_on_after_a_cancellation(client: Any, thread_id: str) -> None:
-    run_id = await _running(client, thread_id, ticks=20)
+    run_id = await _running(client, thread_id, ticks=8)
     await client.runs.cancel(thread_id, run_id, wait=True)
     values = await client.runs.wait(thread_id, "slow", input=None)
     assert values["steps"] == ["begin", "tick", "finish"]

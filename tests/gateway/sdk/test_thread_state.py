@@ -59,6 +59,25 @@ async def test_the_state_of_a_failed_task(client: Any, thread_id: str) -> None:
     assert task["interrupts"] == []
 
 
+@pytest.mark.ours("the state of such a thread is refused with 400")
+async def test_an_input_that_the_graph_refused(client: Any, thread_id: str) -> None:
+    """It hides neither the thread nor what was there before."""
+    values = await client.runs.wait(thread_id, "chat", input=human("hi"))
+    wrong = {"messages": [{"role": "nonsense", "content": "x"}]}
+    failed = await client.runs.wait(thread_id, "chat", input=wrong, raise_error=False)
+    assert failed["__error__"]["error"] == "ValueError"
+    state = await client.threads.get_state(thread_id)
+    assert state["values"] == values
+    assert state["next"] == ["__start__"]
+    thread = await client.threads.get(thread_id)
+    assert (thread["status"], thread["values"]) == ("error", values)
+    assert await client.threads.search(ids=[thread_id]) == [thread]
+    copy = await client.threads.copy(thread_id)
+    assert (await client.threads.get_state(copy["thread_id"]))["values"] == values
+    values = await client.runs.wait(thread_id, "chat", input=human("again"))
+    assert [message["content"] for message in values["messages"]][-2:] == ["again", "You said: again"]
+
+
 async def test_the_state_of_a_subgraph(client: Any, thread_id: str) -> None:
     await client.runs.wait(thread_id, "parent", input={"pause": True})
     plain = await client.threads.get_state(thread_id)

@@ -24,7 +24,7 @@ def mark() -> dict[str, str]:
 
 async def test_a_new_thread(client: Any) -> None:
     thread = await client.threads.create(metadata={"colour": "red"})
-    assert uuid.UUID(thread["thread_id"])
+    assert str(uuid.UUID(thread["thread_id"])) == thread["thread_id"]
     assert thread["status"] == "idle"
     assert thread["metadata"] == {"colour": "red"}
     assert thread["values"] is None
@@ -72,7 +72,7 @@ async def test_a_thread_after_a_run(client: Any, thread_id: str) -> None:
     assert thread["status"] == "idle"
     assert [message["content"] for message in thread["values"]["messages"]] == ["hi", "You said: hi"]
     assert thread["metadata"]["graph_id"] == "chat"
-    assert uuid.UUID(thread["metadata"]["assistant_id"])
+    assert str(uuid.UUID(thread["metadata"]["assistant_id"])) == thread["metadata"]["assistant_id"]
     assert thread["created_at"] == before["created_at"]
     assert thread["updated_at"] > before["updated_at"]
     assert thread["state_updated_at"] > before["created_at"]
