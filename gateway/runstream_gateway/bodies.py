@@ -50,7 +50,7 @@ class StatelessRunCreate(Body):
     interrupt_before: Literal["*"] | list[str] | None = None
     interrupt_after: Literal["*"] | list[str] | None = None
     feedback_keys: list[str] | None = None
-    webhook: str | None = None
+    webhook: str | None = Field(default=None, description="A URL that is told when the run has ended.")
     on_disconnect: Literal["cancel", "continue"] | None = None
     on_completion: Literal["delete", "keep"] | None = None
     after_seconds: float | None = Field(default=None, ge=0, lt=1e9)

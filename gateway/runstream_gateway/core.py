@@ -13,17 +13,23 @@ from langgraph_sdk import Auth
 
 from runstream import Client, ClientSettings
 from runstream.apikeys import ApiKeys
+from runstream.deliveries import Deliveries
 from runstream_gateway.assistants import ASSISTANT_TTL, Assistants
 from runstream_gateway.auth.guard import Guard, OpenGuard
 from runstream_gateway.auth.handlers import HandlersGuard
 from runstream_gateway.auth.keys import KeysGuard
 from runstream_gateway.auth.limits import Limiter
 from runstream_gateway.auth.tokens import ReadTokens, TokenGuard
+from runstream_gateway.ids import new_id
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
 from runstream_gateway.streaming import OpenStreams
 from runstream_gateway.threads import Threads
+from runstream_gateway.webhooks.addresses import Addresses
+from runstream_gateway.webhooks.courier import AT_ONCE, Courier
+from runstream_gateway.webhooks.payload import Payloads
+from runstream_gateway.webhooks.sending import Sender
 from runstream_worker.checkpoints import open_checkpointer
 from runstream_worker.graphs import GraphSource
 
@@ -44,6 +50,7 @@ class Gateway:
         graphs: those that it can show the state of, by name.
         states, threads, runs, assistants: what it serves.
         guard: says who calls and what they may do; `limiter` holds them to how much; `tokens` makes read tokens.
+        courier: tells others of the ends of runs.
         streams: those that are open in this process.
     """
 
@@ -57,6 +64,7 @@ class Gateway:
     guard: Guard
     limiter: Limiter
     tokens: ReadTokens
+    courier: Courier
     streams: OpenStreams = field(default_factory=OpenStreams)
 
 
@@ -85,7 +93,9 @@ async def open_gateway(
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
         states = States(graphs, await _saver(stack, settings), keep_own=settings.checkpointer_url is None)
         documents = client.documents("thread", ttl=settings.thread_ttl)
-        runs = Runs(client, documents, states, show_errors=settings.show_errors)
+        deliveries = client.deliveries(new_id())
+        payloads = Payloads(client, deliveries, states, show_errors=settings.show_errors)
+        runs = Runs(client, documents, states, payloads.keep, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
         limiter = await stack.enter_async_context(Limiter(client.quotas))
         tokens = ReadTokens(client, settings.token_secret)
@@ -94,12 +104,13 @@ async def open_gateway(
             client=client,
             graphs=graphs,
             states=states,
-            threads=Threads(client, documents, states, show_errors=settings.show_errors),
+            threads=Threads(client, documents, states, payloads.keep, show_errors=settings.show_errors),
             runs=runs,
             assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs),
             guard=_guard(client, tokens, auth, api_keys=settings.api_keys),
             limiter=limiter,
             tokens=tokens,
+            courier=await _courier(stack, settings, client, deliveries, payloads),
         )
 
 
@@ -110,6 +121,26 @@ async def _saver(stack: AsyncExitStack, settings: GatewaySettings) -> BaseCheckp
             runs_url=settings.redis_url,
             namespace=settings.namespace,
             ttl=settings.thread_ttl,
+        )
+    )
+
+
+async def _courier(
+    stack: AsyncExitStack, settings: GatewaySettings, client: Client, deliveries: Deliveries, payloads: Payloads
+) -> Courier:
+    addresses = Addresses(settings.webhook_allow)
+    sender = await stack.enter_async_context(
+        Sender(addresses, settings.webhook_secret, timeout=settings.webhook_timeout, at_once=AT_ONCE)
+    )
+    return await stack.enter_async_context(
+        Courier(
+            client,
+            deliveries,
+            payloads,
+            addresses,
+            sender,
+            tries=settings.webhook_tries,
+            first_wait=settings.webhook_first_wait,
         )
     )
 

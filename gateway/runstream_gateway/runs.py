@@ -18,7 +18,7 @@ from runstream_gateway.ids import iso
 from runstream_gateway.marks import ApiMode, Marks, shown_metadata
 from runstream_gateway.reader import Beginning, Reader
 from runstream_gateway.states import States
-from runstream_gateway.threads import delete_run
+from runstream_gateway.threads import BeforeForgetting, delete_run
 from runstream_gateway.translate import FrameCache, Translator, error_of
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
@@ -83,11 +83,21 @@ class Runs:
         client: knows them.
         threads: the documents of threads.
         states: knows what they have saved.
+        before_forgetting: is told of runs that go.
         show_errors: tell the messages of all exceptions.
     """
 
-    def __init__(self, client: Client, threads: Documents, states: States, *, show_errors: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        threads: Documents,
+        states: States,
+        before_forgetting: BeforeForgetting,
+        *,
+        show_errors: bool,
+    ) -> None:
         self._client = client
+        self._before_forgetting = before_forgetting
         self._threads = threads
         self._states = states
         self._show_errors = show_errors
@@ -232,7 +242,7 @@ class Runs:
 
     async def delete(self, info: RunInfo) -> None:
         """Forget a run; one that goes on is stopped first."""
-        await delete_run(self._client, info.run_id, reason="it was deleted")
+        await delete_run(self._client, info.run_id, reason="it was deleted", before=self._before_forgetting)
 
     def forget_later(self, run_ids: Iterable[str]) -> None:
         """Have these runs gone when they have ended: they are being rolled back."""
@@ -247,6 +257,7 @@ class Runs:
         with suppress(RunNotFound):
             with suppress(RunFailedError):
                 await self._client.wait(run_id)
+            await self._before_forgetting(run_id)
             await self._client.delete(run_id)
 
     async def settled(self, run_id: str) -> None:

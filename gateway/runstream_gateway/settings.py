@@ -5,7 +5,9 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, field
 
+from runstream.errors import InvalidRequest
 from runstream.settings import DEFAULT_REDIS_URL, check_number
+from runstream_gateway.webhooks.addresses import read_allowed
 
 DEFAULT_THREAD_TTL = 30 * 24 * 3600.0
 
@@ -62,6 +64,11 @@ class GatewaySettings:
         api_keys: whether callers need one of the keys that `runstream keys` makes.
         token_secret: by which read tokens are signed, the same for all gateways; one kept in Redis when left out.
         headers: which request headers graphs are told.
+        webhook_allow: hosts, addresses and networks that webhooks may go to although they are not public.
+        webhook_secret: by which webhooks are signed, the same for all gateways; None leaves them unsigned.
+        webhook_tries: how often a webhook is tried before it is given up.
+        webhook_first_wait: between the first two tries; each later wait is two and a half times as long.
+        webhook_timeout: how long a try may take.
         cors: who may call from a browser.
     """
 
@@ -77,6 +84,11 @@ class GatewaySettings:
     api_keys: bool = False
     token_secret: str | None = field(default=None, repr=False)
     headers: HeaderRules = field(default_factory=HeaderRules)
+    webhook_allow: tuple[str, ...] = ()
+    webhook_secret: str | None = field(default=None, repr=False)
+    webhook_tries: int = 8
+    webhook_first_wait: float = 5.0
+    webhook_timeout: float = 10.0
     cors: Cors = field(default_factory=Cors)
 
     def __post_init__(self) -> None:
@@ -86,6 +98,12 @@ class GatewaySettings:
             InvalidRequest: a value is out of its range.
         """
         check_number("heartbeat", self.heartbeat, least=0.01, most=10)
-        for name in ("thread_ttl", "stateless_retention", "body_timeout"):
+        for name in ("thread_ttl", "stateless_retention", "body_timeout", "webhook_first_wait", "webhook_timeout"):
             check_number(name, getattr(self, name), least=0.001)
         check_number("max_body_bytes", self.max_body_bytes, least=1, whole=True)
+        for allowed in self.webhook_allow:
+            try:
+                read_allowed(allowed)
+            except ValueError as error:
+                raise InvalidRequest("webhook_allow", str(error)) from None
+        check_number("webhook_tries", self.webhook_tries, least=1, whole=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from runstream import Client, Document, Documents, RunFailedError, RunInfo, RunNotFound, Status
 from runstream_gateway.access import Allowed, contains
@@ -16,6 +16,8 @@ from runstream_gateway.marks import shown_metadata
 from runstream_gateway.states import EMPTY_STATE, States
 from runstream_gateway.translate import error_of
 
+BeforeForgetting: TypeAlias = Callable[[str], Awaitable[None]]
+"""Is told the id of a run that has ended and is about to be forgotten."""
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 _FAILED = (Status.ERROR, Status.TIMEOUT, Status.LOST)
 _AT_ONCE = 50
@@ -39,11 +41,21 @@ class Threads:
         client: knows their runs.
         documents: of the kind `thread`.
         states: knows what they have saved.
+        before_forgetting: is told of runs that go.
         show_errors: tell the messages of all exceptions.
     """
 
-    def __init__(self, client: Client, documents: Documents, states: States, *, show_errors: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        documents: Documents,
+        states: States,
+        before_forgetting: BeforeForgetting,
+        *,
+        show_errors: bool,
+    ) -> None:
         self._client = client
+        self._before_forgetting = before_forgetting
         self._documents = documents
         self._states = states
         self._show_errors = show_errors
@@ -133,7 +145,7 @@ class Threads:
         await self.get(thread_id, allowed)
         await self._documents.delete(thread_id)
         async for info in self._client.thread_runs(thread_id):
-            await delete_run(self._client, info.run_id, reason="its thread was deleted")
+            await delete_run(self._client, info.run_id, reason="its thread was deleted", before=self._before_forgetting)
         if self._states.saver is not None:
             await self._states.saver.adelete_thread(thread_id)
 
@@ -264,12 +276,13 @@ def _view_fits(view: Mapping[str, Any], query: ThreadQuery) -> bool:
     return not query.values or contains(view["values"], query.values)
 
 
-async def delete_run(client: Client, run_id: str, *, reason: str) -> None:
+async def delete_run(client: Client, run_id: str, *, reason: str, before: BeforeForgetting) -> None:
     """Stop a run if it goes on, and forget it."""
     with suppress(RunNotFound):
         await client.stop(run_id, reason=reason)
         with suppress(RunFailedError):
             await client.wait(run_id)
+        await before(run_id)
         await client.delete(run_id)
 
 

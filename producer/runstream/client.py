@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 from runstream.connection import connect
+from runstream.deliveries import Deliveries
 from runstream.documents import Documents
 from runstream.errors import (
     InvalidRequest,
@@ -595,6 +596,14 @@ class Client:
             raise InvalidRequest("kind", f"{kind!r} must be a word")
         check_number("ttl", ttl, least=0.001)
         return Documents(self._redis, self._keys, self._scripts, self._call, kind, ttl=ttl)
+
+    def deliveries(self, holder: str) -> Deliveries:
+        """What a service in front of runstream is to tell others of runs that have ended.
+
+        Args:
+            holder: the name of this process, which no other has.
+        """
+        return Deliveries(self._scripts, self._call, holder)
 
     @property
     def quotas(self) -> Quotas:

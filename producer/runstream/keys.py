@@ -140,6 +140,18 @@ class Keys:
         """Sorted set: the documents of a kind (by id) by the time in ms of their first write."""
         return f"{self.tag}:documents:{kind}"
 
+    def delivery(self, delivery_id: str) -> str:
+        """Hash: what a service in front is to tell somebody when a run has ended."""
+        return f"{self.tag}:delivery:{delivery_id}"
+
+    @property
+    def deliveries(self) -> str:
+        """Sorted set: the deliveries (by id) by the time in ms when somebody has to look after them.
+
+        The scripts spell a delivery's key from it.
+        """
+        return f"{self.tag}:deliveries"
+
     def rate(self, subject: str) -> str:
         """Hash: what is left of the requests that somebody may make at once."""
         return f"{self.tag}:rate:{subject}"

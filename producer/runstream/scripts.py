@@ -21,7 +21,7 @@ from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
     "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap",
-    "document", "forget", "spend", "hold",
+    "document", "forget", "spend", "hold", "delivery", "attend",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
@@ -415,6 +415,31 @@ class Scripts:
         """Give somebody's things places, if there are as many; `held` and `known` are in ms."""
         reply = await self._run("hold", [self._keys.places(kind, subject)], [most, held, known, *names])
         return bool(_text(reply[0]) == "ok")
+
+    async def put_delivery(
+        self, delivery_id: str, which: str, holder: str, *, wait: int, ttl: int, fields: Mapping[str, str]
+    ) -> str:
+        """Write what is known of a delivery; `which`, `wait` and `ttl` are told at the script."""
+        keys = [self._keys.delivery(delivery_id), self._keys.deliveries]
+        args: list[Argument] = [delivery_id, which, holder, wait, ttl]
+        for field, value in fields.items():
+            args += [field, value]
+        return _text((await self._run("delivery", keys, args))[0])
+
+    async def attend(
+        self, holder: str, held: Sequence[str], *, lease: int, ttl: int, more: int
+    ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+        """Look after these deliveries, and take up to `more`: the ids that were lost, and the new ones."""
+        lost, taken = await self._run("attend", [self._keys.deliveries], [holder, lease, ttl, more, *held])
+        pairs = [(_text(one), list(map(_text, fields))) for one, fields in taken]
+        return list(map(_text, lost)), [
+            (one, dict(zip(fields[::2], fields[1::2], strict=True))) for one, fields in pairs
+        ]
+
+    async def read_delivery(self, delivery_id: str) -> dict[str, str]:
+        """The fields of a delivery; none where it is not there."""
+        fields = await self._redis.hgetall(self._keys.delivery(delivery_id))
+        return {_text(field): _text(value) for field, value in fields.items()}
 
     def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:
         return [self._keys.run_id(_text(key)) for key in run_keys]

@@ -11,7 +11,7 @@ from runstream.cli.app import Commands
 from runstream.cli.exits import CommandError
 from runstream_gateway.commands import keys
 
-_NEEDED = ("fastapi", "uvicorn", "langgraph", "langgraph_sdk", "orjson")
+_NEEDED = ("fastapi", "uvicorn", "langgraph", "langgraph_sdk", "httpx", "orjson")
 
 
 def register(commands: Commands) -> None:
@@ -66,6 +66,13 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
     parser.add_argument("--api-keys", action="store_true", help="callers need a key: `runstream keys create NAME`")
     parser.add_argument("--show-errors", action="store_true", help="tell clients the messages of all exceptions")
     parser.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--webhook-allow",
+        action="append",
+        default=[],
+        metavar="HOST_OR_NETWORK",
+        help="a host, address or network that webhooks may go to although it is not public; may be repeated",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
 
 

@@ -17,6 +17,7 @@ from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
 from runstream_gateway.submit import Submission, configurable_headers, submit
 
+_TOLD_WITHIN = 3600.0
 _NOT_FOUND = "Thread or assistant not found."
 
 
@@ -51,6 +52,7 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     thread_id = check_uuid(thread_id, "thread_id")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, thread_id, body)
+    await access.gateway.courier.check(body.webhook)
     assistant = await _assistant(access, body.assistant_id)
     # Whoever has too many runs gets no thread, either.
     async with access.gateway.limiter.runs(access.caller, [run_id]):
@@ -100,6 +102,7 @@ async def create_stateless(
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
     run_id = run_id or new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
+    await access.gateway.courier.check(body.webhook)
     assistant = await _assistant(access, body.assistant_id)
     async with access.gateway.limiter.runs(access.caller, [run_id]):
         thread = None
@@ -121,7 +124,11 @@ async def _submit(access: Access, submission: Submission) -> Created:
     gateway = access.gateway
     keeps_short = submission.thread is None and not submission.body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
-    run = await submit(gateway.client, submission, retention=retention)
+    if retention is not None and body.webhook is not None:
+        # A gateway that comes back has to find what it is to tell.
+        retention = max(retention, _TOLD_WITHIN)
+    async with gateway.courier.expecting(submission.run_id, body.webhook):
+        run = await submit(gateway.client, submission, retention=retention)
     return Created(run, submission.thread is not None)
 
 

@@ -1,0 +1,8 @@
+"""Webhooks: telling somebody that a run has ended.
+
+- `addresses`: whom the gateway calls at all
+- `signature`: by which the receiver knows who calls
+- `sending`: one try
+- `payload`: what is told
+- `courier`: looks after all of them, in one process
+"""

@@ -1,0 +1,182 @@
+"""Whom the gateway calls.
+
+Whoever may create runs chooses the URL of a webhook, and the gateway stands where that caller may not reach: beside
+databases, metadata services, other tenants. So it calls public addresses only, and what its operator allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import httpx
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Gives the addresses of a host. It may raise OSError."""
+
+_PORTS = {"http": 80, "https": 443}
+_LONGEST = 4096
+_RESOLVED_WITHIN = 5.0
+# Networks through which IPv6 reaches the IPv4 address that stands in the last 32 bits (RFC 6052).
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+_SPECIAL = (ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("192.88.99.0/24"))
+
+
+class WebhookRefused(Exception):
+    """The gateway does not call this URL."""
+
+
+class WebhookUnresolved(Exception):
+    """The host of a URL has no address just now."""
+
+
+class Addresses:
+    """Says which addresses are called.
+
+    Args:
+        allow: hostnames, addresses and networks (CIDR) that are called although they are not public.
+        resolve: finds the addresses of a host.
+
+    Raises:
+        ValueError: one of `allow` is none of these.
+    """
+
+    def __init__(self, allow: Sequence[str] = (), *, resolve: Resolve | None = None) -> None:
+        allowed = [read_allowed(one) for one in allow]
+        self._hosts = frozenset(one for one in allowed if isinstance(one, str))
+        self._networks = tuple(one for one in allowed if not isinstance(one, str))
+        self._resolve = resolve or resolve_host
+
+    async def check(self, url: str) -> None:
+        """Look whether a URL would be called now.
+
+        Raises:
+            WebhookRefused: it would not.
+            WebhookUnresolved: its host has no address.
+        """
+        parts = read_url(url)
+        await self.of(parts.raw_host.decode("ascii"), parts.port or _PORTS[parts.scheme])
+
+    async def of(self, host: str, port: int) -> list[str]:
+        """The addresses by which a host is called.
+
+        Raises:
+            WebhookRefused: one of them is not public, and neither it nor the host is allowed.
+            WebhookUnresolved: it has none.
+        """
+        try:
+            async with asyncio.timeout(_RESOLVED_WITHIN):
+                found = await self._resolve(host, port)
+        except (OSError, UnicodeError, TimeoutError) as error:
+            raise WebhookUnresolved(f"the host {host!r} cannot be resolved") from error
+        if not found:
+            raise WebhookUnresolved(f"the host {host!r} has no address")
+        if _plain(host) not in self._hosts:
+            for address in map(ipaddress.ip_address, found):
+                self._check(address, host)
+        return list(found)
+
+    def _check(self, address: Address, host: str) -> None:
+        if self._is_allowed(address):
+            return
+        if not all(_is_public(meant) or self._is_allowed(meant) for meant in _meant_by(address)):
+            # Which address it is may be nobody's business: a name that only this network knows.
+            raise WebhookRefused(f"the host {host!r} is not a public one, and is not allowed (--webhook-allow)")
+
+    def _is_allowed(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def read_url(url: str) -> httpx.URL:
+    """A webhook's URL in its parts.
+
+    Raises:
+        WebhookRefused: it is no such URL.
+    """
+    try:
+        parts = httpx.URL(url)
+        host = parts.host
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise WebhookRefused("it is no URL") from None
+    if len(url) > _LONGEST:
+        raise WebhookRefused(f"the URL is longer than {_LONGEST} characters")
+    if parts.scheme not in _PORTS:
+        raise WebhookRefused("the URL must begin with http:// or https://")
+    if not host:
+        raise WebhookRefused("the URL has no host")
+    if parts.userinfo:
+        raise WebhookRefused("the URL must not contain a user or a password")
+    if parts.port == 0:
+        raise WebhookRefused("port 0 is none")
+    return parts
+
+
+def shown_url(url: str) -> str:
+    """A URL as it may be logged: its path and its query may be what only its receiver knows."""
+    parts = httpx.URL(url)
+    return f"{parts.scheme}://{parts.netloc.decode('ascii')}/..."
+
+
+def read_allowed(text: str) -> str | Network:
+    """A hostname, or the network that an address or a CIDR stands for.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return ipaddress.ip_network(text.strip("[]"))
+    except ValueError:
+        name = _plain(text)
+        if not name or any(not (letter.isalnum() or letter in "-._") for letter in name) or _is_number(name):
+            raise ValueError(f"{text!r} must be a hostname, an address, or a network such as 10.0.0.0/8") from None
+        return name
+
+
+def _is_number(name: str) -> bool:
+    """Whether a name is a spelling of an address by numbers, or a wrong one; names of hosts end otherwise."""
+    last = name.rpartition(".")[2]
+    return last.isdecimal() or last.startswith("0x")
+
+
+def _plain(host: str) -> str:
+    return host.lower().rstrip(".")
+
+
+def _meant_by(address: Address) -> Iterator[Address]:
+    """An address, and those that packets to it may reach in the end."""
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+        return
+    embedded = address.ipv4_mapped or address.sixtofour
+    if embedded is None and address in _TRANSLATED:
+        embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if embedded is not None:
+        yield embedded
+    # What is mapped, or translated, is IPv4 and nothing else.
+    if address.ipv4_mapped is None and address not in _TRANSLATED:
+        yield address
+
+
+def _is_public(address: Address) -> bool:
+    return (
+        address.is_global
+        and not address.is_private
+        and not address.is_multicast
+        and not address.is_reserved
+        and not address.is_loopback
+        and not address.is_link_local
+        and not address.is_unspecified
+        and not (isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.teredo is not None))
+        and not any(address in network for network in _SPECIAL)
+    )
+
+
+async def resolve_host(host: str, port: int) -> list[str]:
+    """The addresses of a host, as the system finds them; names by which numbers are spelled are numbers to it, too."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))

@@ -1,0 +1,238 @@
+"""Looks after deliveries: waits for the ends of runs, and tells them until they are taken or given up.
+
+What is to be told is in Redis from before the run is, so a gateway that dies takes nothing along: the others find what
+it has left when its time for it is over. They look every two seconds, in one call for all deliveries. A gateway that
+has enqueued a run waits for its end as every reader does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from pydantic_core import from_json
+from redis.exceptions import RedisError
+
+from runstream import Client, RunFailedError, RunInfo, RunNotFound, RunstreamError, Status
+from runstream.deliveries import Deliveries, Delivery
+from runstream_gateway.errors import ApiError
+from runstream_gateway.ids import now
+from runstream_gateway.jsonbytes import dumps
+from runstream_gateway.webhooks.addresses import Addresses, WebhookRefused, WebhookUnresolved, shown_url
+from runstream_gateway.webhooks.payload import Payloads
+from runstream_gateway.webhooks.sending import Answer, Sender
+
+AT_ONCE = 32
+"""How many tries a gateway makes at a time."""
+_LOOK_EVERY = 2.0
+_LOOK_AGAIN = 5.0
+_TAKEN_AT_A_TIME = 100
+_MOST = 1000
+_MOST_WAITED_FOR = 500
+_NEVER_WAS = 120.0
+"""A run that is not there so many seconds after it was to be enqueued never was: its gateway died between the two."""
+_SOON = 60.0
+_LONGEST_WAIT = 3600.0
+_FACTOR = 2.5
+
+_logger = logging.getLogger("runstream.gateway.webhooks")
+
+
+class Courier:
+    """The deliveries that one process looks after; an async context manager.
+
+    Args:
+        client: knows the runs.
+        deliveries: what is to be told.
+        payloads: makes what is told.
+        addresses: says who is called.
+        sender: calls them.
+        tries: after how many a delivery is given up.
+        first_wait: seconds between the first two tries; each wait is two and a half times as long as the one before.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        deliveries: Deliveries,
+        payloads: Payloads,
+        addresses: Addresses,
+        sender: Sender,
+        *,
+        tries: int,
+        first_wait: float,
+    ) -> None:
+        self._client = client
+        self._deliveries = deliveries
+        self._payloads = payloads
+        self._addresses = addresses
+        self._sender = sender
+        self._tries = tries
+        self._first_wait = first_wait
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waited_for = 0
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._looking = asyncio.create_task(self._look_around(), name="gateway-webhooks")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave what is not done to the other gateways."""
+        held = dict(self._tasks)
+        tasks = [*held.values(), *([] if self._looking is None else [self._looking])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*(self._deliveries.change(one, {}, after=0) for one in held))
+        except RedisError as away:
+            _logger.warning("other gateways look after %d webhooks in some seconds only: %s", len(held), away)
+
+    async def check(self, url: str | None) -> None:
+        """Look whether a webhook would be called.
+
+        Raises:
+            ApiError: 422, it would not.
+        """
+        if url is None:
+            return
+        try:
+            await self._addresses.check(url)
+        except (WebhookRefused, WebhookUnresolved) as refused:
+            raise ApiError(422, f"webhook: {refused}") from None
+
+    @asynccontextmanager
+    async def expecting(self, run_id: str, url: str | None) -> AsyncIterator[None]:
+        """Have somebody told of a run's end; the run is enqueued in the block.
+
+        Args:
+            run_id: the id that it will have.
+            url: what is called; None for nothing.
+        """
+        if url is None:
+            yield
+            return
+        delivery = Delivery(run_id, {"url": url, "created": f"{time.time():.3f}", "tries": "0"})
+        await self._deliveries.add(delivery)
+        try:
+            yield
+        except (ApiError, RunstreamError):
+            # It was refused. After any other error it may be there: whoever looks after the delivery will see.
+            with suppress(RedisError):
+                await self._deliveries.remove(run_id)
+            raise
+        if len(self._tasks) < _MOST:
+            self._begin(delivery)
+
+    async def _look_around(self) -> None:
+        every = min(_LOOK_EVERY, self._first_wait)
+        while True:
+            await asyncio.sleep(every * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            try:
+                await self._look()
+            except RedisError as error:
+                _logger.warning("webhooks wait for Redis: %s", error)
+
+    async def _look(self) -> None:
+        held = list(self._tasks)
+        attended = await self._deliveries.attend(held, max(0, min(_TAKEN_AT_A_TIME, _MOST - len(held))))
+        for lost in attended.lost:
+            if (task := self._tasks.get(lost)) is not None:
+                task.cancel()
+        for delivery in attended.taken:
+            self._begin(delivery)
+
+    def _begin(self, delivery: Delivery) -> None:
+        if delivery.id in self._tasks:
+            return
+        task = asyncio.create_task(self._see_to(delivery), name=f"gateway-webhook-{delivery.id}")
+        self._tasks[delivery.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(delivery.id, None))
+
+    async def _see_to(self, delivery: Delivery) -> None:
+        try:
+            payload = delivery.fields.get("payload") or await self._payload(delivery)
+            if payload is not None:
+                await self._settle(delivery, await self._send(delivery, payload))
+        except RedisError as error:
+            _logger.warning("run %s: its webhook waits for Redis: %s", delivery.id, error)
+        except Exception as error:
+            _logger.exception("run %s: its webhook failed here", delivery.id)
+            await self._settle(delivery, Answer(done=False, again=True, told=f"in the gateway: {type(error).__name__}"))
+
+    async def _payload(self, delivery: Delivery) -> str | None:
+        """What is to be told, once the run has ended; None if there is nothing to do for now."""
+        try:
+            info = await self._client.get(delivery.id)
+            if not info.status.ended and not await self._ended(info):
+                return None
+            payload = await self._payloads.of(delivery.id)
+        except RunNotFound:
+            return await self._payload_of_missing(delivery)
+        still_mine = await self._deliveries.change(delivery.id, {"payload": payload})
+        return payload if still_mine else None
+
+    async def _ended(self, info: RunInfo) -> bool:
+        """Wait for a run's end; False if that is left for later."""
+        due_in = info.due_at.timestamp() - time.time()
+        if info.status is Status.QUEUED and due_in > _SOON:
+            await self._deliveries.change(info.run_id, {}, after=min(due_in, _LONGEST_WAIT))
+            return False
+        if self._waited_for >= _MOST_WAITED_FOR:
+            await self._deliveries.change(info.run_id, {}, after=_LOOK_AGAIN)
+            return False
+        self._waited_for += 1
+        try:
+            with suppress(RunFailedError):
+                await self._client.wait(info.run_id)
+        finally:
+            self._waited_for -= 1
+        return True
+
+    async def _payload_of_missing(self, delivery: Delivery) -> str | None:
+        """What was kept of a run that is not there, because it was deleted after its end."""
+        known = await self._deliveries.get(delivery.id)
+        if known is None or (kept := known.fields.get("payload")) is not None:
+            return None if known is None else kept
+        if time.time() - float(delivery.fields["created"]) < _NEVER_WAS:
+            await self._deliveries.change(delivery.id, {}, after=_LOOK_AGAIN)
+        else:
+            _logger.warning("run %s: there is no such run, so nobody is told of it", delivery.id)
+            await self._deliveries.remove(delivery.id)
+        return None
+
+    async def _send(self, delivery: Delivery, payload: str) -> Answer:
+        async with self._places:
+            body = dumps({**from_json(payload), "webhook_sent_at": now()})
+            return await self._sender.send(delivery.id, delivery.fields["url"], body)
+
+    async def _settle(self, delivery: Delivery, answer: Answer) -> None:
+        """Write down what a try has come to."""
+        if answer.done:
+            await self._deliveries.remove(delivery.id)
+            return
+        tries = int(delivery.fields["tries"]) + 1
+        fields = {"tries": str(tries), "told": answer.told}
+        if answer.again and tries < self._tries:
+            wait = max(self._wait_after(tries), min(answer.after, _LONGEST_WAIT))
+            await self._deliveries.change(delivery.id, fields, after=wait)
+            return
+        if await self._deliveries.give_up(delivery.id, {**fields, "given_up": now()}):
+            place = shown_url(delivery.fields["url"])
+            _logger.warning(
+                "run %s: its webhook %s was given up after %d tries: %s", delivery.id, place, tries, answer.told
+            )
+
+    def _wait_after(self, tries: int) -> float:
+        longest = float(self._first_wait * _FACTOR ** (tries - 1))
+        return longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
