@@ -123,7 +123,7 @@ class Processes:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "RUNSTREAM_"))},
             "PYTHONPATH": os.pathsep.join(
-                [*(str(_ROOT / role) for role in ("producer", "worker")), str(self._metadata)]
+                [*(str(_ROOT / role) for role in ("producer", "worker", "gateway")), str(self._metadata)]
             ),
             "RUNSTREAM_REDIS_URL": redis_url,
             "RUNSTREAM_NAMESPACE": namespace,

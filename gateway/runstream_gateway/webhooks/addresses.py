@@ -24,7 +24,10 @@ _LONGEST = 4096
 _RESOLVED_WITHIN = 5.0
 # Networks through which IPv6 reaches the IPv4 address that stands in the last 32 bits (RFC 6052).
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-_SPECIAL = (ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("192.88.99.0/24"))
+# What Python's own lists leave out, in some of its versions at least.
+_SPECIAL = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
+)
 
 
 class WebhookRefused(Exception):

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from runstream import Client, RunFailedError, RunInfo, RunNotFound, RunstreamError, Status
 from runstream.deliveries import Deliveries, Delivery
+from runstream.tasks import cancel
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import now
 from runstream_gateway.jsonbytes import dumps
@@ -89,10 +90,7 @@ class Courier:
     ) -> None:
         """Leave what is not done to the other gateways."""
         held = dict(self._tasks)
-        tasks = [*held.values(), *([] if self._looking is None else [self._looking])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([self._looking, *held.values()])
         try:
             await asyncio.gather(*(self._deliveries.change(one, {}, after=0) for one in held))
         except RedisError as away:

@@ -76,15 +76,12 @@ class Sender:
     async def _post(self, delivery_id: str, url: str, body: bytes) -> Answer:
         parts = read_url(url)
         target = httpcore.URL(scheme=parts.raw_scheme, host=parts.raw_host, port=parts.port, target=parts.raw_path)
-        headers: dict[bytes | str, bytes | str] = {
-            "host": parts.netloc.decode("ascii"),
-            **self._headers(delivery_id, body),
-        }
+        headers = {**self._headers(delivery_id, body), "host": parts.netloc}
         async with self._pool.stream("POST", target, headers=headers, content=body) as response:
             return _meaning(response.status, dict(response.headers))
 
-    def _headers(self, delivery_id: str, body: bytes) -> dict[str, str]:
-        headers = {
+    def _headers(self, delivery_id: str, body: bytes) -> dict[bytes | str, bytes | str]:
+        headers: dict[bytes | str, bytes | str] = {
             "content-type": "application/json",
             "content-length": str(len(body)),
             "user-agent": f"runstream/{__version__}",
