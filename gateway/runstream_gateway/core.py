@@ -141,6 +141,7 @@ async def _courier(
             sender,
             tries=settings.webhook_tries,
             first_wait=settings.webhook_first_wait,
+            is_open=settings.webhooks,
         )
     )
 

@@ -21,7 +21,8 @@ _HTTP_KEYS = {"app", "cors", "mount_prefix", "configurable_headers", "enable_cus
 _CORS_LISTS = ("allow_origins", "allow_methods", "allow_headers", "expose_headers")
 _CORS_OTHERS = {"allow_credentials": bool, "allow_origin_regex": str, "max_age": int}
 _RESOURCES = ("assistants", "threads", "runs", "meta")
-_NOT_THERE = ("store", "mcp", "a2a", "ui", "webhooks")
+_DISABLED = (*_RESOURCES, "webhooks")
+_NOT_THERE = ("store", "mcp", "a2a", "ui")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Project:
         cors: who may call from a browser.
         mount_prefix: the path under which everything is.
         headers: which headers graphs are told.
-        disabled: resources whose routes are not there.
+        disabled: resources whose routes are not there; `webhooks` for runs that must not have any.
         warnings: what has no effect.
     """
 
@@ -68,7 +69,7 @@ class _Reader:
         self._warnings: list[str] = []
 
     def read(self) -> Project:
-        known = _HTTP_KEYS | {f"disable_{name}" for name in (*_RESOURCES, *_NOT_THERE)}
+        known = _HTTP_KEYS | {f"disable_{name}" for name in (*_DISABLED, *_NOT_THERE)}
         self._warn_of(self._http.keys() - known, "http", "has no effect here")
         self._warn_of(self._auth.keys() - _AUTH_KEYS - _AUTH_IGNORED, "auth", "is unknown and has no effect")
         self._warn_of(self._auth.keys() & _AUTH_IGNORED, "auth", "has no effect here")
@@ -79,7 +80,7 @@ class _Reader:
             cors=self._cors(self._part("cors")),
             mount_prefix=self._prefix(),
             headers=self._headers(self._part("configurable_headers")),
-            disabled=frozenset(name for name in _RESOURCES if self._flag(f"disable_{name}")),
+            disabled=frozenset(name for name in _DISABLED if self._flag(f"disable_{name}")),
             warnings=tuple(self._warnings),
         )
 

@@ -40,6 +40,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        # uvicorn would raise it again when it has served, which ends the process before the gateway is closed.
+        self._captured_signals.clear()
         self._streams.close()
 
 

@@ -64,6 +64,7 @@ class GatewaySettings:
         api_keys: whether callers need one of the keys that `runstream keys` makes.
         token_secret: by which read tokens are signed, the same for all gateways; one kept in Redis when left out.
         headers: which request headers graphs are told.
+        webhooks: whether runs may have any.
         webhook_allow: hosts, addresses and networks that webhooks may go to although they are not public.
         webhook_secret: by which webhooks are signed, the same for all gateways; None leaves them unsigned.
         webhook_tries: how often a webhook is tried before it is given up.
@@ -84,6 +85,7 @@ class GatewaySettings:
     api_keys: bool = False
     token_secret: str | None = field(default=None, repr=False)
     headers: HeaderRules = field(default_factory=HeaderRules)
+    webhooks: bool = True
     webhook_allow: tuple[str, ...] = ()
     webhook_secret: str | None = field(default=None, repr=False)
     webhook_tries: int = 8

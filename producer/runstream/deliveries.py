@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
-from runstream.records import Call
+from runstream.missing import Call
 from runstream.scripts import Scripts
 
 _LEASE = 10.0

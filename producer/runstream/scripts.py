@@ -438,7 +438,8 @@ class Scripts:
 
     async def read_delivery(self, delivery_id: str) -> dict[str, str]:
         """The fields of a delivery; none where it is not there."""
-        fields = await self._redis.hgetall(self._keys.delivery(delivery_id))
+        key = self._keys.delivery(delivery_id)
+        fields = await self._of_master(key, lambda redis: redis.hgetall(key))
         return {_text(field): _text(value) for field, value in fields.items()}
 
     def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:

@@ -16,6 +16,7 @@ from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, ClientSettings, RunNotFound, Status
+from runstream.deliveries import Delivery
 from runstream.scripts import ScriptName, load_script
 from runstream_worker.redis_saver import store
 
@@ -203,3 +204,20 @@ async def test_a_document_is_written_once(far: Client, loss: Loss, redis: Redis)
     assert loss.happened
     assert created is not None
     assert await notes.get("a") == created
+
+
+@pytest.mark.parametrize("name", ["delivery", "attend"])
+async def test_a_delivery_is_looked_after_by_whoever_has_lost_the_reply(
+    name: str, far: Client, client: Client, loss: Loss, redis: Redis
+) -> None:
+    mine, other = far.deliveries("me"), client.deliveries("another")
+    loss.wait_for(await sha_of(name, redis))
+
+    await mine.add(Delivery("a", {"tries": "0"}))
+    assert await mine.attend(["a"], 10) == (frozenset(), [])
+    assert await mine.change("a", {"tries": "1"}, after=0)
+    assert await mine.change("a", {"tries": "1"}, after=0)
+    (taken,) = (await other.attend((), 10)).taken
+
+    assert loss.happened
+    assert taken.fields == {"holder": "another", "tries": "1"}

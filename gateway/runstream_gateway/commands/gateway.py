@@ -53,6 +53,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         token_secret=os.environ.get("RUNSTREAM_TOKEN_SECRET") or None,
         headers=project.headers,
         cors=project.cors,
+        webhooks="webhooks" not in project.disabled,
         webhook_allow=tuple(args.webhook_allow),
         webhook_secret=os.environ.get("RUNSTREAM_WEBHOOK_SECRET") or None,
     )

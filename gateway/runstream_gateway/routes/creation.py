@@ -124,10 +124,10 @@ async def _submit(access: Access, submission: Submission) -> Created:
     gateway = access.gateway
     keeps_short = submission.thread is None and not submission.body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
-    if retention is not None and body.webhook is not None:
+    if retention is not None and submission.body.webhook is not None:
         # A gateway that comes back has to find what it is to tell.
         retention = max(retention, _TOLD_WITHIN)
-    async with gateway.courier.expecting(submission.run_id, body.webhook):
+    async with gateway.courier.expecting(submission.run_id, submission.body.webhook):
         run = await submit(gateway.client, submission, retention=retention)
     return Created(run, submission.thread is not None)
 

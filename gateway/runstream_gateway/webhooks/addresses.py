@@ -114,8 +114,8 @@ def read_url(url: str) -> httpx.URL:
         raise WebhookRefused("the URL has no host")
     if parts.userinfo:
         raise WebhookRefused("the URL must not contain a user or a password")
-    if parts.port == 0:
-        raise WebhookRefused("port 0 is none")
+    if parts.port is not None and not 0 < parts.port < 65536:
+        raise WebhookRefused(f"{parts.port} is no port")
     return parts
 
 

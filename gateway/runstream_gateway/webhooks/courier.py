@@ -56,6 +56,7 @@ class Courier:
         sender: calls them.
         tries: after how many a delivery is given up.
         first_wait: seconds between the first two tries; each wait is two and a half times as long as the one before.
+        is_open: whether new ones are taken on.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Courier:
         *,
         tries: int,
         first_wait: float,
+        is_open: bool = True,
     ) -> None:
         self._client = client
         self._deliveries = deliveries
@@ -76,6 +78,7 @@ class Courier:
         self._sender = sender
         self._tries = tries
         self._first_wait = first_wait
+        self._is_open = is_open
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waited_for = 0
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -104,6 +107,8 @@ class Courier:
         """
         if url is None:
             return
+        if not self._is_open:
+            raise ApiError(422, "webhook: this server has no webhooks (http.disable_webhooks)")
         try:
             await self._addresses.check(url)
         except (WebhookRefused, WebhookUnresolved) as refused:
@@ -159,14 +164,24 @@ class Courier:
 
     async def _see_to(self, delivery: Delivery) -> None:
         try:
-            payload = delivery.fields.get("payload") or await self._payload(delivery)
-            if payload is not None:
-                await self._settle(delivery, await self._send(delivery, payload))
+            answer = await self._tried(delivery)
+            if answer is not None:
+                await self._settle(delivery, answer)
         except RedisError as error:
+            # Whoever looks after it when its time is over goes on.
             _logger.warning("run %s: its webhook waits for Redis: %s", delivery.id, error)
+
+    async def _tried(self, delivery: Delivery) -> Answer | None:
+        """What a try has come to; None if there is none to be made now."""
+        try:
+            payload = delivery.fields.get("payload") or await self._payload(delivery)
+            return None if payload is None else await self._send(delivery, payload)
+        except RedisError:
+            raise
         except Exception as error:
-            _logger.exception("run %s: its webhook failed here", delivery.id)
-            await self._settle(delivery, Answer(done=False, again=True, told=f"in the gateway: {type(error).__name__}"))
+            # Such as checkpoints that cannot be read; one that nobody can send is not tried for ever, either.
+            _logger.exception("run %s: its webhook could not be sent", delivery.id)
+            return Answer(done=False, again=True, told=f"in the gateway: {type(error).__name__}")
 
     async def _payload(self, delivery: Delivery) -> str | None:
         """What is to be told, once the run has ended; None if there is nothing to do for now."""

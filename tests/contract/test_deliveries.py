@@ -1,0 +1,109 @@
+"""Deliveries: who looks after them, for how long, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.support.cell import Cell
+
+from runstream import Client
+from runstream.deliveries import Deliveries, Delivery
+
+ABOUT = {"url": "https://hooks.example.com/", "tries": "0"}
+
+
+@pytest.fixture
+def mine(any_client: Client) -> Deliveries:
+    return any_client.deliveries("me")
+
+
+@pytest.fixture
+def other(any_client: Client) -> Deliveries:
+    return any_client.deliveries("another")
+
+
+async def attended(deliveries: Deliveries, *held: str, more: int = 10) -> tuple[set[str], list[str]]:
+    lost, taken = await deliveries.attend(held, more)
+    return set(lost), [delivery.id for delivery in taken]
+
+
+async def test_who_adds_one_looks_after_it_until_its_time_is_over(
+    mine: Deliveries, other: Deliveries, cell: Cell
+) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    assert await attended(other) == (set(), [])
+    await cell.let_pass(8)
+    assert await attended(mine, "a") == (set(), [])
+    await cell.let_pass(8)
+    assert await attended(other) == (set(), [])
+    await cell.let_pass(3)
+
+    assert await other.attend((), 10) == (frozenset(), [Delivery("a", {**ABOUT, "holder": "another"})])
+
+    assert await attended(mine, "a") == ({"a"}, [])
+    assert not await mine.change("a", {"tries": "1"})
+    assert not await mine.give_up("a", {})
+    await mine.remove("a")
+    assert (await other.get("a") or Delivery("", {})).fields["tries"] == "0"
+
+
+async def test_no_more_are_taken_than_asked_for_and_the_longest_due_first(mine: Deliveries, cell: Cell) -> None:
+    for name in "abc":
+        await mine.add(Delivery(name, ABOUT))
+    for name, after in (("a", 3), ("b", 1), ("c", 60)):
+        await mine.change(name, {}, after=after)
+    await cell.let_pass(5)
+    assert await attended(mine, more=1) == (set(), ["b"])
+    assert await attended(mine, "b", more=0) == (set(), [])
+    assert await attended(mine, "b") == (set(), ["a"])
+
+
+async def test_one_that_is_left_is_looked_after_when_its_time_has_come(
+    mine: Deliveries, other: Deliveries, cell: Cell
+) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    assert await mine.change("a", {"tries": "1", "told": "HTTP 500"}, after=20)
+    await cell.let_pass(15)
+    assert await attended(other) == (set(), [])
+    await cell.let_pass(6)
+    (delivery,) = (await other.attend((), 10)).taken
+    assert delivery.fields == {**ABOUT, "holder": "another", "tries": "1", "told": "HTTP 500"}
+
+
+async def test_what_was_done_is_gone(mine: Deliveries, cell: Cell) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    await mine.remove("a")
+    await mine.remove("a")
+    assert await mine.get("a") is None
+    assert await cell.redis.exists(cell.keys.deliveries) == 0
+    assert await attended(mine, "a") == ({"a"}, [])
+    await mine.supply("a", {"payload": "{}"})
+    assert await mine.get("a") is None
+
+
+async def test_what_was_given_up_can_be_read_for_a_day_and_nobody_looks_after_it(mine: Deliveries, cell: Cell) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    assert await mine.give_up("a", {"told": "HTTP 404"})
+    assert await attended(mine, "a") == (set(), [])
+    assert await cell.redis.zcard(cell.keys.deliveries) == 0
+    await cell.let_pass(20)
+    assert await attended(mine) == (set(), [])
+    assert await mine.get("a") == Delivery("a", {**ABOUT, "holder": "me", "told": "HTTP 404"})
+
+
+async def test_what_is_supplied_takes_nothing_s_place(mine: Deliveries, other: Deliveries) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    await other.supply("a", {"payload": "first"})
+    await other.supply("a", {"payload": "second", "tries": "9"})
+    assert await mine.get("a") == Delivery("a", {**ABOUT, "holder": "me", "payload": "first"})
+    assert await mine.change("a", {"payload": "third"})
+
+
+async def test_one_that_has_expired_leaves_the_index(mine: Deliveries, cell: Cell) -> None:
+    redis: Any = cell.redis
+    await mine.add(Delivery("a", ABOUT))
+    await redis.delete(cell.keys.delivery("a"))
+    await cell.let_pass(11)
+    assert await attended(mine) == (set(), [])
+    assert await redis.exists(cell.keys.deliveries) == 0
