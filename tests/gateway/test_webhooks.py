@@ -424,6 +424,25 @@ async def test_a_refusal_is_final_and_can_be_read_for_a_day(  # noqa: PLR0917 - 
     assert [call.target for call in receiver.calls] == ["/ended?token=hidden"]
 
 
+async def test_of_many_gateways_one_delivers(start: OpenGateway, receiver: Receiver, deliveries: Deliveries) -> None:
+    gateways = [await start() for _ in range(3)]
+    runs = await asyncio.gather(*(gateways[at % 3].run("adds", receiver.url()) for at in range(30)))
+    await asyncio.gather(*(forgotten(deliveries, run_id) for run_id in runs))
+    assert sorted(call.headers["runstream-delivery"] for call in receiver.calls) == sorted(runs)
+
+
+async def test_a_run_that_is_due_later_is_looked_at_later(
+    start: OpenGateway, receiver: Receiver, redis: Redis, namespace: str
+) -> None:
+    here = await start()
+    run_id = await here.run("adds", receiver.url(), after_seconds=2000)
+
+    async def so() -> bool:
+        return (await redis.zscore(Keys(namespace).deliveries, run_id) or 0) > (time.time() + 1000) * 1000
+
+    await until(so, "nobody waits for it")
+
+
 # -- who dies ---------------------------------------------------------------------------------------------------------
 
 
@@ -437,14 +456,15 @@ async def test_another_gateway_delivers_what_a_killed_one_has_not(
     async with Processes(redis_url, namespace, tmp_path) as processes:
         processes.write("graph.py", GRAPH)
         await processes.worker("adds=graph.py")
-        first, url = await gateway_process(processes)
+        allowed = ("--webhook-allow", "hooks.internal", "--webhook-allow", "127.0.0.1")
+        first, url = await gateway_process(processes, *allowed)
         body = {"assistant_id": "adds", "input": {"n": 1}, "webhook": receiver.url()}
         async with httpx.AsyncClient(base_url=url) as http:
             run_id = (await http.post("/runs", json=body)).json()["run_id"]
         await receiver.called()
         first.kill()
         await first.ended()
-        second, _ = await gateway_process(processes)
+        second, _ = await gateway_process(processes, RUNSTREAM_WEBHOOK_ALLOW="10.0.0.0/8, 127.0.0.1")
 
         calls = await receiver.called(2)
         await forgotten(deliveries, run_id)
@@ -470,11 +490,12 @@ graph = StateGraph(State).add_node("add", add).add_edge(START, "add").compile()
 """
 
 
-async def gateway_process(processes: Processes) -> tuple[Running, str]:
+async def gateway_process(processes: Processes, *options: str, **environment: str) -> tuple[Running, str]:
     """A gateway as an operator starts it, and its URL."""
-    options = ("--port", "0", "--webhook-allow", "127.0.0.1", "--webhook-allow", "hooks.internal")
-    environment = {"RUNSTREAM_WEBHOOK_SECRET": SECRET}
-    gateway = await processes.start("gateway", "--json", *options, "adds=graph.py", environment=environment)
+    environment = {"RUNSTREAM_WEBHOOK_SECRET": SECRET, **environment}
+    gateway = await processes.start(
+        "gateway", "--json", "--port", "0", *options, "adds=graph.py", environment=environment
+    )
     return gateway, (await gateway.json_line())["url"]
 
 

@@ -71,7 +71,8 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         action="append",
         default=[],
         metavar="HOST_OR_NETWORK",
-        help="a host, address or network that webhooks may go to although it is not public; may be repeated",
+        help="a host, address or network that webhooks may go to although it is not public; may be repeated; "
+        "else RUNSTREAM_WEBHOOK_ALLOW, with commas",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
 

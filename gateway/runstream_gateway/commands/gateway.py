@@ -54,7 +54,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         headers=project.headers,
         cors=project.cors,
         webhooks="webhooks" not in project.disabled,
-        webhook_allow=tuple(args.webhook_allow),
+        webhook_allow=_webhook_allow(args),
         webhook_secret=os.environ.get("RUNSTREAM_WEBHOOK_SECRET") or None,
     )
 
@@ -64,6 +64,11 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
     tune_collector()
     run_loop(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))
     return Exit.OK
+
+
+def _webhook_allow(args: argparse.Namespace) -> tuple[str, ...]:
+    known = os.environ.get("RUNSTREAM_WEBHOOK_ALLOW", "").split(",")
+    return tuple(args.webhook_allow) or tuple(one.strip() for one in known if one.strip())
 
 
 def _announce(ready: Mapping[str, object], output: Output, parent: Parent | None) -> None:
