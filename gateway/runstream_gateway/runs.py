@@ -12,6 +12,7 @@ from typing import Any, Literal
 from runstream import Client, Documents, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
 from runstream.model import StopAction
 from runstream.request import RunRequest
+from runstream.tasks import cancel
 from runstream_gateway.access import Allowed
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
@@ -106,10 +107,7 @@ class Runs:
 
     async def aclose(self) -> None:
         """Give up what is still being waited for."""
-        tasks = list(self._forgetting.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._forgetting.values())
 
     async def find(self, run_id: str, allowed: Allowed, *, thread_id: str | None = None) -> RunInfo:
         """A run's record.

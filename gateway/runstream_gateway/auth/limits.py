@@ -22,6 +22,7 @@ from typing import Any, Self
 from redis.exceptions import RedisError
 
 from runstream.quotas import Quotas
+from runstream.tasks import cancel
 from runstream_gateway.auth.caller import Caller
 from runstream_gateway.errors import ApiError
 
@@ -62,8 +63,7 @@ class Limiter:
     async def aclose(self) -> None:
         """Give back what is held. Streams that are open still are not touched, but they count no more."""
         if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+            await cancel([self._renewing])
             self._renewing = None
         for subject, names in self._open.items():
             self._in_background(self._give_back(subject, list(names)))
