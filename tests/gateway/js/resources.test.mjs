@@ -43,7 +43,7 @@ test("the graph of an assistant, by its id and by its name, and what is inside",
   assert.deepEqual(Object.keys(subgraphs), ["child"]);
 });
 
-test("the schemas of an assistant", { skip: OFFICIAL && "it answers 500 to this graph's" }, async () => {
+test("the schemas of an assistant", async () => {
   const { assistant_id: id } = await systemAssistant("contextual");
   const schemas = await client.assistants.getSchemas(id);
   assert.equal(schemas.graph_id, "contextual");
