@@ -111,11 +111,18 @@ export class Cable {
     return `http://127.0.0.1:${this.#server.address().port}`;
   }
 
+  /** How many connections there are. */
+  get live() {
+    return this.#pairs.size;
+  }
+
   /** Cut every connection that there is. */
   cut() {
-    for (const [near, far] of this.#pairs) {
+    for (const pair of [...this.#pairs]) {
+      const [near, far] = pair;
       near.resetAndDestroy();
       far.destroy();
+      this.#pairs.delete(pair);
     }
   }
 
