@@ -19,7 +19,7 @@ import pytest
 from tests.gateway.conftest import GRAPHS
 from tests.support.processes import Processes
 
-from runstream import Client, ClientSettings
+from runstream import Client
 
 SCRIPTS: Final = Path(__file__).parent / "js"
 VERSIONS: Final = ("2.0", "1.11", "1.15")
@@ -48,6 +48,13 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if installed.returncode != 0:
         pytest.skip(f"npm could not install: {installed.stderr.strip()[-500:]}")
     return folder
+
+
+@pytest.fixture
+async def processes(redis_url: str, namespace: str, tmp_path: Path) -> AsyncIterator[Processes]:
+    """Starts workers and gateways of the test's own namespace."""
+    async with Processes(redis_url, namespace, tmp_path) as processes:
+        yield processes
 
 
 def _environment(base_url: str, version: str) -> Mapping[str, str]:
@@ -90,25 +97,22 @@ async def test_the_client_works(script: str, version: str, scripts: Path, base_u
 
 
 @pytest.mark.skipif(_OTHER_SERVER, reason="another server: its workers cannot be killed")
-@pytest.mark.parametrize("history", ["history", "no-history"])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("version", "history"), [*((version, "history") for version in VERSIONS), ("1.15", "no-history")]
+)
 async def test_a_worker_is_killed_while_a_page_follows_its_run(
-    version: str, history: str, scripts: Path, redis_url: str, namespace: str, tmp_path: Path
+    version: str, history: str, scripts: Path, processes: Processes, client: Client
 ) -> None:
     """What the page shows at the end is what the thread has saved."""
-    async with (
-        Processes(redis_url, namespace, tmp_path) as processes,
-        Client(redis_url, settings=ClientSettings(namespace=namespace)) as client,
-    ):
-        workers = [await processes.worker("--config", str(GRAPHS)) for _ in range(2)]
-        gateway = await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json")
-        environment = _environment((await gateway.json_line())["url"], version)
-        async with _node(scripts, "killed_worker.mjs", history, environment=environment) as node:
-            assert node.stdout is not None
-            line = await asyncio.wait_for(node.stdout.readline(), _NODE_FOR)
-            assert line.startswith(b"{"), (line + await node.stdout.read()).decode()
-            holder = (await client.get(json.loads(line)["run_id"])).worker
-            (victim,) = (worker for worker in workers if worker.worker_id == holder)
-            victim.command.kill()
-            out, _ = await asyncio.wait_for(node.communicate(), _NODE_FOR)
-        assert node.returncode == 0, out.decode()
+    workers = [await processes.worker("--config", str(GRAPHS)) for _ in range(2)]
+    gateway = await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json")
+    environment = _environment((await gateway.json_line())["url"], version)
+    async with _node(scripts, "killed_worker.mjs", history, environment=environment) as node:
+        assert node.stdout is not None
+        line = await asyncio.wait_for(node.stdout.readline(), _NODE_FOR)
+        assert line.startswith(b"{"), (line + await node.stdout.read()).decode()
+        holder = (await client.get(json.loads(line)["run_id"])).worker
+        (victim,) = (worker for worker in workers if worker.worker_id == holder)
+        victim.command.kill()
+        out, _ = await asyncio.wait_for(node.communicate(), _NODE_FOR)
+    assert node.returncode == 0, out.decode()

@@ -73,10 +73,11 @@ export class Mounted {
   }
 }
 
-/** A `fetch` that can be ended with all that it has begun, as when a page is left. */
+/** A `fetch` that can be ended with all that it has begun, and gives no answer any more, as when a page is left. */
 export function leavable() {
   const left = new AbortController();
   const fetchUntilLeft = (url, init) => {
+    if (left.signal.aborted) return new Promise(() => {});
     const signals = [left.signal, init?.signal].filter(Boolean);
     return fetch(url, { ...init, signal: AbortSignal.any(signals) });
   };

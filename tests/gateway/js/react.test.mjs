@@ -68,7 +68,8 @@ for (const fetchStateHistory of [true, false, { limit: 3 }]) {
     assert.equal(page.runs[0].thread_id, threadId);
     await assertShowsSaved(page, threadId);
     assertGrew(page.frames, page.texts);
-    assert.ok(page.frames.some((frame) => frame[1] === "a0 a1 a2 "), JSON.stringify(page.frames));
+    const lengths = new Set(page.frames.map((frame) => frame[1]?.length ?? 0));
+    assert.ok(lengths.size > 3, "it did not grow by and by");
 
     await page.now.submit({ ...say("two"), words: 3 });
     await page.settled();
@@ -85,9 +86,9 @@ test("what is sent is shown at once, where that is asked for", async () => {
   await page.settled();
   const optimisticValues = (now) => ({ messages: [...(now.messages ?? []), { id: "mine", type: "human", content: "x" }] });
   const turn = page.now.submit({ messages: [{ id: "mine", type: "human", content: "x" }] }, { optimisticValues });
-  await page.shows((now) => now.messages.length === 1, "the message");
   await turn;
   await page.settled();
+  assert.deepEqual(page.frames.find((frame) => frame.length > 0), ["x"]);
   assert.deepEqual(page.texts, ["x", "You said: x"]);
 });
 

@@ -1,7 +1,7 @@
 // Streams: every mode, subgraphs, joining from any place, and a connection that breaks in the middle.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 
 import {
   Cable,
@@ -240,168 +240,172 @@ async function begin(words = 40, delay = 0.02, streamMode = ["messages-tuple", "
 
 const FROM_START = { lastEventId: "-1" };
 
-test("joined from the start while it runs, and after its end: the same, and all of it", async () => {
-  const { threadId, runId } = await begin();
-  const running = await collect(client.runs.joinStream(threadId, runId, FROM_START));
-  const ended = await collect(client.runs.joinStream(threadId, runId, FROM_START));
-  assert.deepEqual(ended, running);
-  assert.equal(running[0].event, "metadata");
-  const { messages } = await saved(threadId);
-  assert.deepEqual(texts(running), [messages[1].content, messages[2].content]);
-  if (OFFICIAL) return; // its ids repeat
-  const ids = running.map((part) => part.id);
-  assert.equal(new Set(ids).size, ids.length);
-});
+describe("joining", { concurrency: 8 }, () => {
+  test("joined from the start while it runs, and after its end: the same, and all of it", async () => {
+    const { threadId, runId } = await begin();
+    const running = await collect(client.runs.joinStream(threadId, runId, FROM_START));
+    const ended = await collect(client.runs.joinStream(threadId, runId, FROM_START));
+    assert.deepEqual(ended, running);
+    assert.equal(running[0].event, "metadata");
+    const { messages } = await saved(threadId);
+    assert.deepEqual(texts(running), [messages[1].content, messages[2].content]);
+    if (OFFICIAL) return; // its ids repeat
+    const ids = running.map((part) => part.id);
+    assert.equal(new Set(ids).size, ids.length);
+  });
 
-test("joined after any event: what follows, once", { skip: OFFICIAL && "its ids repeat" }, async () => {
-  const { threadId, runId } = await begin(10, 0.001);
-  const all = await collect(client.runs.joinStream(threadId, runId, FROM_START));
-  for (const place of [0, 1, 7, all.length - 2]) {
-    const rest = await collect(client.runs.joinStream(threadId, runId, { lastEventId: all[place].id }));
-    assert.deepEqual(rest, all.slice(place + 1), `after ${all[place].id}`);
-  }
-  for (const lastEventId of ["-", "0", "0-0"]) {
-    assert.deepEqual(await collect(client.runs.joinStream(threadId, runId, { lastEventId })), all, lastEventId);
-  }
-});
+  test("joined after any event: what follows, once", { skip: OFFICIAL && "its ids repeat" }, async () => {
+    const { threadId, runId } = await begin(10, 0.001);
+    const all = await collect(client.runs.joinStream(threadId, runId, FROM_START));
+    for (const place of [0, 1, 7, all.length - 2]) {
+      const rest = await collect(client.runs.joinStream(threadId, runId, { lastEventId: all[place].id }));
+      assert.deepEqual(rest, all.slice(place + 1), `after ${all[place].id}`);
+    }
+    for (const lastEventId of ["-", "0", "0-0"]) {
+      assert.deepEqual(await collect(client.runs.joinStream(threadId, runId, { lastEventId })), all, lastEventId);
+    }
+  });
 
-test("ten readers that come at ten moments have the same", { skip: OFFICIAL && "its ids repeat" }, async () => {
-  const { threadId, runId } = await begin();
-  const readers = [];
-  for (let number = 0; number < 10; number += 1) {
-    readers.push(collect(makeClient().runs.joinStream(threadId, runId, FROM_START)));
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  const [first, ...others] = await Promise.all(readers);
-  for (const other of others) assert.deepEqual(other, first);
-});
+  test("ten readers that come at ten moments have the same", { skip: OFFICIAL && "its ids repeat" }, async () => {
+    const { threadId, runId } = await begin();
+    const readers = [];
+    for (let number = 0; number < 10; number += 1) {
+      readers.push(collect(makeClient().runs.joinStream(threadId, runId, FROM_START)));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    const [first, ...others] = await Promise.all(readers);
+    for (const other of others) assert.deepEqual(other, first);
+  });
 
-test("joined without a place: what comes from now on", async () => {
-  const { threadId, runId } = await begin(30, 0.05);
-  for await (const { event } of client.runs.joinStream(threadId, runId, FROM_START)) {
-    if (event === "messages") break;
-  }
-  const rest = withoutEnd(await collect(client.runs.joinStream(threadId, runId)));
-  const { messages } = await saved(threadId);
-  const [first, second] = texts(rest);
-  assert.ok(messages[1].content.endsWith(first) && first.length < messages[1].content.length);
-  assert.equal(second, messages[2].content);
-  const after = withoutEnd(await collect(client.runs.joinStream(threadId, runId)));
-  assert.deepEqual(after, []);
-});
+  test("joined without a place: what comes from now on", async () => {
+    const { threadId, runId } = await begin(30, 0.05);
+    for await (const { event } of client.runs.joinStream(threadId, runId, FROM_START)) {
+      if (event === "messages") break;
+    }
+    const rest = withoutEnd(await collect(client.runs.joinStream(threadId, runId)));
+    const { messages } = await saved(threadId);
+    const [first, second] = texts(rest);
+    assert.ok(messages[1].content.endsWith(first) && first.length < messages[1].content.length);
+    assert.equal(second, messages[2].content);
+    const after = withoutEnd(await collect(client.runs.joinStream(threadId, runId)));
+    assert.deepEqual(after, []);
+  });
 
-test("joined with some of the modes", async () => {
-  const { threadId, runId } = await begin(5, 0.01, ["messages-tuple", "values", "updates"]);
-  const only = async (streamMode) =>
-    names(await collect(client.runs.joinStream(threadId, runId, { ...FROM_START, streamMode })))
-      .filter((name) => name !== "metadata");
-  assert.deepEqual(await only("values"), ["values"]);
-  assert.deepEqual(await only(["updates"]), ["updates"]);
-  if (!OFFICIAL) assert.deepEqual((await only(["values", "updates"])).sort(), ["updates", "values"]);
-});
+  test("joined with some of the modes", async () => {
+    const { threadId, runId } = await begin(5, 0.01, ["messages-tuple", "values", "updates"]);
+    const only = async (streamMode) =>
+      names(await collect(client.runs.joinStream(threadId, runId, { ...FROM_START, streamMode })))
+        .filter((name) => name !== "metadata");
+    assert.deepEqual(await only("values"), ["values"]);
+    assert.deepEqual(await only(["updates"]), ["updates"]);
+    if (!OFFICIAL) assert.deepEqual((await only(["values", "updates"])).sort(), ["updates", "values"]);
+  });
 
-test("a run that is not there cannot be joined", async () => {
-  const threadId = await newThread();
-  try {
-    const parts = withoutEnd(await collect(client.runs.joinStream(threadId, NOWHERE, FROM_START)));
-    assert.deepEqual(names(parts), ["error"]);
-    assert.match(parts[0].data.message, /not found/i);
-  } catch (error) {
-    assert.equal(error.status, 404, String(error));
-  }
-});
+  test("a run that is not there cannot be joined", async () => {
+    const threadId = await newThread();
+    try {
+      const parts = withoutEnd(await collect(client.runs.joinStream(threadId, NOWHERE, FROM_START)));
+      assert.deepEqual(names(parts), ["error"]);
+      assert.match(parts[0].data.message, /not found/i);
+    } catch (error) {
+      assert.equal(error.status, 404, String(error));
+    }
+  });
 
-test("the stream of a thread tells of its runs", { skip: !client.threads.joinStream && "no such call" }, async () => {
-  const threadId = await newThread();
-  const controller = new AbortController();
-  const seen = [];
-  const reading = (async () => {
-    const stream = client.threads.joinStream(threadId, { signal: controller.signal, lastEventId: "-" });
-    for await (const part of stream) seen.push(part);
-  })().catch((error) => assert.match(error.name, /Abort/));
-  await client.runs.wait(threadId, "chat", { input: say("one") });
-  const payload = { input: say("two"), streamMode: "values", streamResumable: true };
-  await collect(client.runs.stream(threadId, "chat", payload));
-  await until(() => JSON.stringify(seen).includes("You said: two"), "the second run is told of");
-  await until(() => seen.some((part) => part.data?.status === "run_done"), "an end is told of");
-  controller.abort();
-  await reading;
+  test("the stream of a thread tells of its runs", { skip: !client.threads.joinStream && "no such call" }, async () => {
+    const threadId = await newThread();
+    const controller = new AbortController();
+    const seen = [];
+    const reading = (async () => {
+      const stream = client.threads.joinStream(threadId, { signal: controller.signal, lastEventId: "-" });
+      for await (const part of stream) seen.push(part);
+    })().catch((error) => assert.match(error.name, /Abort/));
+    await client.runs.wait(threadId, "chat", { input: say("one") });
+    const payload = { input: say("two"), streamMode: "values", streamResumable: true };
+    await collect(client.runs.stream(threadId, "chat", payload));
+    await until(() => JSON.stringify(seen).includes("You said: two"), "the second run is told of");
+    await until(() => seen.some((part) => part.data?.status === "run_done"), "an end is told of");
+    controller.abort();
+    await reading;
+  });
 });
 
 // --- reconnecting ---------------------------------------------------------------------------------------------------
 
-/** Reads a stream through a cable that is cut whenever so many parts more have come by it; the parts. */
-async function readCutting(cable, stream, every) {
-  const parts = [];
-  let [cuts, next] = [0, every];
-  for await (const part of stream) {
-    parts.push(part);
-    if (parts.length >= next && cable.live && cuts < 3) {
-      cable.cut();
-      cuts += 1;
-      next = parts.length + every;
+describe("reconnecting", { concurrency: 8 }, () => {
+  /** Reads a stream through a cable that is cut whenever so many parts more have come by it; the parts. */
+  async function readCutting(cable, stream, every) {
+    const parts = [];
+    let [cuts, next] = [0, every];
+    for await (const part of stream) {
+      parts.push(part);
+      if (parts.length >= next && cable.live && cuts < 3) {
+        cable.cut();
+        cuts += 1;
+        next = parts.length + every;
+      }
     }
+    assert.ok(cuts >= 2, `cut ${cuts} times in ${parts.length} parts`);
+    return parts;
   }
-  assert.ok(cuts >= 2, `cut ${cuts} times in ${parts.length} parts`);
-  return parts;
-}
 
-test("a connection that breaks in the middle: every event once", { skip: OFFICIAL && "its ids repeat" }, async () => {
-  const cable = await Cable.open();
-  try {
-    const threadId = await newThread();
-    const payload = {
-      input: { ...say("go"), words: 60, delay: 0.05 },
-      streamMode: ["values", "messages-tuple", "updates"],
-      streamResumable: true,
-    };
-    const parts = await readCutting(cable, makeClient(cable.url).runs.stream(threadId, "tale", payload), 4);
-    const { run_id: runId } = parts[0].data;
-    const all = await collect(client.runs.joinStream(threadId, runId, FROM_START));
-    assert.deepEqual(parts.map((part) => [part.id, part.event]), all.map((part) => [part.id, part.event]));
-    assert.deepEqual(parts, all);
-    assert.deepEqual(parts.findLast((part) => part.event === "values").data, await saved(threadId));
-  } finally {
-    await cable.close();
-  }
-});
+  test("a connection that breaks in the middle: every event once", { skip: OFFICIAL && "its ids repeat" }, async () => {
+    const cable = await Cable.open();
+    try {
+      const threadId = await newThread();
+      const payload = {
+        input: { ...say("go"), words: 60, delay: 0.05 },
+        streamMode: ["values", "messages-tuple", "updates"],
+        streamResumable: true,
+      };
+      const parts = await readCutting(cable, makeClient(cable.url).runs.stream(threadId, "tale", payload), 4);
+      const { run_id: runId } = parts[0].data;
+      const all = await collect(client.runs.joinStream(threadId, runId, FROM_START));
+      assert.deepEqual(parts.map((part) => [part.id, part.event]), all.map((part) => [part.id, part.event]));
+      assert.deepEqual(parts, all);
+      assert.deepEqual(parts.findLast((part) => part.event === "values").data, await saved(threadId));
+    } finally {
+      await cable.close();
+    }
+  });
 
-test("a join that breaks in the middle: every event once, from where it began", {
-  skip: OFFICIAL && "its ids repeat",
-}, async () => {
-  const { threadId, runId } = await begin(60, 0.05);
-  const cable = await Cable.open();
-  try {
-    const options = { ...FROM_START, streamMode: ["messages-tuple"] };
-    const parts = await readCutting(cable, makeClient(cable.url).runs.joinStream(threadId, runId, options), 4);
-    assert.deepEqual(parts, await collect(client.runs.joinStream(threadId, runId, options)));
-  } finally {
-    await cable.close();
-  }
-});
+  test("a join that breaks in the middle: every event once, from where it began", {
+    skip: OFFICIAL && "its ids repeat",
+  }, async () => {
+    const { threadId, runId } = await begin(60, 0.05);
+    const cable = await Cable.open();
+    try {
+      const options = { ...FROM_START, streamMode: ["messages-tuple"] };
+      const parts = await readCutting(cable, makeClient(cable.url).runs.joinStream(threadId, runId, options), 4);
+      assert.deepEqual(parts, await collect(client.runs.joinStream(threadId, runId, options)));
+    } finally {
+      await cable.close();
+    }
+  });
 
-test("a stateless stream that breaks in the middle: every event once", {
-  skip: OFFICIAL && "the address that it gives does not exist",
-}, async () => {
-  const cable = await Cable.open();
-  try {
-    const payload = { input: { ...say("go"), words: 50, delay: 0.05 }, streamMode: ["values", "messages-tuple"] };
-    const parts = await readCutting(cable, makeClient(cable.url).runs.stream(null, "tale", payload), 4);
-    const last = parts.findLast((part) => part.event === "values").data;
-    assert.deepEqual(texts(parts), [last.messages[1].content, last.messages[2].content]);
-    const ids = parts.map((part) => part.id);
-    assert.equal(new Set(ids).size, ids.length);
-  } finally {
-    await cable.close();
-  }
-});
+  test("a stateless stream that breaks in the middle: every event once", {
+    skip: OFFICIAL && "the address that it gives does not exist",
+  }, async () => {
+    const cable = await Cable.open();
+    try {
+      const payload = { input: { ...say("go"), words: 50, delay: 0.05 }, streamMode: ["values", "messages-tuple"] };
+      const parts = await readCutting(cable, makeClient(cable.url).runs.stream(null, "tale", payload), 4);
+      const last = parts.findLast((part) => part.event === "values").data;
+      assert.deepEqual(texts(parts), [last.messages[1].content, last.messages[2].content]);
+      const ids = parts.map((part) => part.id);
+      assert.equal(new Set(ids).size, ids.length);
+    } finally {
+      await cable.close();
+    }
+  });
 
-test("a refusal is not a broken connection", async () => {
-  const cable = await Cable.open();
-  try {
-    await refused(collect(makeClient(cable.url).runs.stream(NOWHERE, "chat", { input: say("x") })), 404);
-    assert.equal(cable.connections, 1);
-  } finally {
-    await cable.close();
-  }
+  test("a refusal is not a broken connection", async () => {
+    const cable = await Cable.open();
+    try {
+      await refused(collect(makeClient(cable.url).runs.stream(NOWHERE, "chat", { input: say("x") })), 404);
+      assert.equal(cable.connections, 1);
+    } finally {
+      await cable.close();
+    }
+  });
 });
