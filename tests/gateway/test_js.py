@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from typing import Final
 import pytest
 from tests.gateway.conftest import GRAPHS
 from tests.support.processes import Processes
+from tests.support.proxy import Proxy
 
 from runstream import Client
 
@@ -116,3 +118,29 @@ async def test_a_worker_is_killed_while_a_page_follows_its_run(
         victim.command.kill()
         out, _ = await asyncio.wait_for(node.communicate(), _NODE_FOR)
     assert node.returncode == 0, out.decode()
+
+
+@pytest.mark.skipif(_OTHER_SERVER, reason="another server: its gateway cannot be killed")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_gateway_ends_in_the_middle_of_many_streams(
+    version: str, end: signal.Signals, scripts: Path, processes: Processes
+) -> None:
+    """Every stream goes on through another gateway, and has each event once."""
+    await processes.worker("--config", str(GRAPHS))
+    gateways = [
+        await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json") for _ in range(2)
+    ]
+    first, second = [(await gateway.json_line())["url"] for gateway in gateways]
+    async with (
+        Proxy(first) as address,
+        _node(scripts, "killed_gateway.mjs", environment=_environment(address.url, version)) as node,
+    ):
+        assert node.stdout is not None
+        line = await asyncio.wait_for(node.stdout.readline(), _NODE_FOR)
+        assert line == b"in the middle\n", (line + await node.stdout.read()).decode()
+        address.lead_to(second)
+        gateways[0].send(end)
+        out, _ = await asyncio.wait_for(node.communicate(), _NODE_FOR)
+        assert node.returncode == 0, out.decode()
+    assert (await gateways[0].ended()).code == (0 if end is signal.SIGTERM else -end)

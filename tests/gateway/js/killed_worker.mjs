@@ -11,7 +11,7 @@ const { thread_id: threadId } = await client.threads.create();
 const page = new Mounted({ assistantId: "tale", threadId, fetchStateHistory: process.argv[2] === "history" });
 await page.settled();
 const turn = page.now.submit(
-  { ...say("go"), words: 30, delay: 0.05 },
+  { ...say("go"), words: 15, delay: 0.05 },
   { streamResumable: true, onDisconnect: "continue" },
 );
 await page.shows((now) => now.messages[2]?.content.includes("b9 "), "words of the second message");
@@ -23,7 +23,7 @@ console.log(JSON.stringify({ run_id: runId }));
 await turn;
 await page.settled();
 const { values, next } = await client.threads.getState(threadId);
-const said = (word) => Array.from({ length: 30 }, (_, number) => `${word}${number} `).join("");
+const said = (word) => Array.from({ length: 15 }, (_, number) => `${word}${number} `).join("");
 assert.deepEqual(values.messages.map((message) => message.content), ["go", said("a"), said("b")]);
 assert.deepEqual(next, []);
 const plain = (messages) => messages.map(({ id, type, content }) => ({ id, type, content }));
