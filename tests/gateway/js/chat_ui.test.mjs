@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
 import { Mounted, storage } from "./hook.mjs";
-import { BASE_URL, UUID, say } from "./support.mjs";
+import { BASE_URL, OFFICIAL, UUID, say } from "./support.mjs";
 
 const ORIGIN = "http://localhost:3000";
 const HEADERS = { "x-api-key": "any", "content-type": "application/json", origin: ORIGIN };
@@ -34,14 +34,15 @@ async function frames(answer) {
 
 test("a browser may call: the answer to its preflight", async () => {
   const asked = "content-type,x-api-key,authorization,last-event-id,cache-control,prefer";
-  for (const [method, path] of [["POST", "/threads"], ["GET", "/info"], ["PATCH", "/threads/x"], ["DELETE", "/threads/x"]]) {
+  const calls = [["POST", "/threads"], ["GET", "/info"], ["PATCH", "/threads/x"], ["DELETE", "/threads/x"]];
+  for (const [method, path] of calls) {
     const answer = await fetch(`${BASE_URL}${path}`, {
       method: "OPTIONS",
       headers: { origin: ORIGIN, "access-control-request-method": method, "access-control-request-headers": asked },
     });
     assert.ok(answer.ok, `${method} ${path}: ${answer.status}`);
     const headers = (answer.headers.get("access-control-allow-headers") ?? "").toLowerCase();
-    if (headers !== "*") for (const name of asked.split(",")) assert.ok(headers.includes(name), `${name} in ${headers}`);
+    for (const name of asked.split(",")) assert.ok(headers === "*" || headers.includes(name), `${name} in ${headers}`);
     const methods = answer.headers.get("access-control-allow-methods");
     assert.ok(methods === "*" || methods.includes(method), `${method} in ${methods}`);
   }
@@ -63,14 +64,18 @@ test("one conversation, from its requests", async () => {
   // The first message: a thread of its own, made by the hook.
   const { thread_id: threadId } = await (await call("POST", "/threads", { metadata: {} })).json();
   assert.match(threadId, UUID);
+  const content = [{ type: "text", text: "look up river" }];
   const started = await call("POST", `/threads/${threadId}/runs/stream`, {
     ...SUBMITTED,
     assistant_id: "agent",
-    input: { messages: [{ id: crypto.randomUUID(), type: "human", content: [{ type: "text", text: "look up river" }] }] },
+    input: { messages: [{ id: crypto.randomUUID(), type: "human", content }] },
   });
   const place = started.headers.get("content-location");
   assert.match(place, new RegExp(`^/threads/${threadId}/runs/[0-9a-f-]{36}$`));
-  assert.match(started.headers.get("access-control-expose-headers"), /content-location/i);
+  const exposed = started.headers.get("access-control-expose-headers").toLowerCase().split(/, */);
+  assert.ok(exposed.includes("content-location"));
+  // Without it a browser cannot come back to a stream that has broken off; LangGraph's server does not think of it.
+  if (!OFFICIAL) assert.ok(exposed.includes("location"));
   const sent = await frames(started);
   assert.equal(sent[0].event, "metadata");
   assert.equal(sent[0].data.run_id, place.split("/").at(-1));

@@ -1,5 +1,5 @@
 // A page follows a run whose worker is killed in the middle of a message. `test_js.py` does the killing: it is told the
-// run's id on standard output, on one line. What the page then shows, and what `join` gives, is what the thread has saved.
+// run's id on standard output. What the page then shows, and what `join` gives, is what the thread has saved.
 
 import assert from "node:assert/strict";
 

@@ -28,6 +28,9 @@ test("every graph has an assistant, and it is found", async () => {
   const first = await client.assistants.search({ limit: 2, offset: 0 });
   const second = await client.assistants.search({ limit: 2, offset: 2 });
   assert.equal(new Set([...first, ...second].map((one) => one.assistant_id)).size, 4);
+  const page = await client.assistants.search({ limit: 2, includePagination: true });
+  assert.deepEqual(page.assistants, first);
+  assert.equal(page.next, "2");
   if (client.assistants.count) assert.equal(await client.assistants.count({ graphId: "chat" }), 1);
 });
 
@@ -165,6 +168,40 @@ test("the history of a thread, newest first, in pages", async () => {
   assert.deepEqual(await client.threads.getHistory(threadId, { limit: 2, before }), history.slice(2, 4));
   const inputs = await client.threads.getHistory(threadId, { metadata: { source: "input" } });
   assert.deepEqual(inputs.map((state) => state.metadata.step), [2, -1]);
+});
+
+test("threads are chosen by ids and values, in parts", { skip: SDK === "2.0" && "2.0.0 cannot" }, async () => {
+  const { thread_id: threadId } = await client.threads.create({ metadata: { colour: "red" } });
+  await client.runs.wait(threadId, "counter", { input: { count: 41 } });
+  const [found] = await client.threads.search({ ids: [threadId], select: ["thread_id", "values"] });
+  assert.deepEqual(Object.keys(found).toSorted(), ["thread_id", "values"]);
+  assert.equal(found.values.count, 42);
+  assert.deepEqual(await client.threads.search({ ids: [NOWHERE] }), []);
+  const byValue = await client.threads.search({ ids: [threadId], values: { count: 42 } });
+  assert.equal(byValue.length, 1);
+  assert.deepEqual(await client.threads.search({ ids: [threadId], values: { count: 1 } }), []);
+});
+
+test("threads are thrown away in numbers", { skip: !client.threads.prune && "no such call" }, async () => {
+  const threads = [await client.threads.create(), await client.threads.create()].map((thread) => thread.thread_id);
+  const { pruned_count: pruned } = await client.threads.prune(threads);
+  assert.equal(pruned, 2);
+  await refused(client.threads.get(threads[0]), 404);
+});
+
+test("a thread is made with steps that it is to have taken", async () => {
+  const updates = [
+    { values: say("before"), asNode: "__start__" },
+    { values: { messages: [{ type: "ai", content: "then" }] }, asNode: "answer" },
+  ];
+  const { thread_id: threadId } = await client.threads.create({
+    graphId: "chat",
+    supersteps: updates.map((update) => ({ updates: [update] })),
+  });
+  const state = await client.threads.getState(threadId);
+  assert.deepEqual(state.values.messages.map((message) => message.content), ["before", "then"]);
+  const values = await client.runs.wait(threadId, "chat", { input: say("now") });
+  assert.equal(values.messages.length, 4);
 });
 
 test("a thread is copied, and the copy goes its own way", async () => {

@@ -121,8 +121,8 @@ test("events", async () => {
   for (const kind of ["on_chain_start", "on_chat_model_start", "on_chat_model_stream", "on_chain_end"]) {
     assert.ok(kinds.has(kind), kind);
   }
-  const said = events.filter((event) => event.event === "on_chat_model_stream").map((event) => event.data.chunk.content);
-  assert.equal(said.join(""), "You said: hi");
+  const chunks = events.filter((event) => event.event === "on_chat_model_stream").map((event) => event.data.chunk);
+  assert.equal(chunks.map((chunk) => chunk.content).join(""), "You said: hi");
 });
 
 test("several modes at once, in the order in which things happen", async () => {
@@ -188,10 +188,11 @@ test("a run without a thread is streamed", async () => {
 test("a stream that is aborted ends, and its run goes on", async () => {
   const threadId = await newThread();
   const controller = new AbortController();
-  const payload = { input: { ticks: 5, delay: 0.05 }, streamMode: "custom", signal: controller.signal };
+  const { signal } = controller;
+  const payload = { input: { ticks: 5, delay: 0.05 }, streamMode: "custom", signal, onDisconnect: "continue" };
   let runId;
   await assert.rejects(async () => {
-    for await (const { event, data } of client.runs.stream(threadId, "slow", { ...payload, onDisconnect: "continue" })) {
+    for await (const { event, data } of client.runs.stream(threadId, "slow", payload)) {
       if (event === "metadata") runId = data.run_id;
       if (event === "custom") controller.abort();
     }
@@ -203,10 +204,11 @@ test("a stream that is aborted ends, and its run goes on", async () => {
 test("a run whose only reader leaves is interrupted, where that is asked for", async () => {
   const threadId = await newThread();
   const controller = new AbortController();
-  const payload = { input: { ticks: 10_000, delay: 0.02 }, streamMode: "custom", signal: controller.signal };
+  const { signal } = controller;
+  const payload = { input: { ticks: 10_000, delay: 0.02 }, streamMode: "custom", signal, onDisconnect: "cancel" };
   let runId;
   try {
-    for await (const { event, data } of client.runs.stream(threadId, "slow", { ...payload, onDisconnect: "cancel" })) {
+    for await (const { event, data } of client.runs.stream(threadId, "slow", payload)) {
       if (event === "metadata") runId = data.run_id;
       if (event === "custom") controller.abort();
     }
@@ -299,6 +301,17 @@ describe("joining", { concurrency: 8 }, () => {
     assert.deepEqual(await only("values"), ["values"]);
     assert.deepEqual(await only(["updates"]), ["updates"]);
     if (!OFFICIAL) assert.deepEqual((await only(["values", "updates"])).sort(), ["updates", "values"]);
+  });
+
+  test("a run without a thread is joined by its id alone", {
+    skip: OFFICIAL && "it has no such route",
+  }, async () => {
+    let runId;
+    const payload = { input: { ...say("go"), words: 5 }, onRunCreated: (run) => (runId = run.run_id) };
+    const all = await collect(client.runs.stream(null, "tale", payload));
+    assert.deepEqual(await collect(client.runs.joinStream(null, runId, FROM_START)), all);
+    const rest = await collect(client.runs.joinStream(null, runId, { lastEventId: all[1].id }));
+    assert.deepEqual(rest, all.slice(2));
   });
 
   test("a run that is not there cannot be joined", async () => {
