@@ -25,9 +25,10 @@ async function call(method, path, body) {
 /** The events of a stream as they are on the wire. */
 async function frames(answer) {
   assert.match(answer.headers.get("content-type"), /^text\/event-stream/);
-  const blocks = (await answer.text()).split("\r\n\r\n").filter((block) => block && !block.startsWith(":"));
+  const text = (await answer.text()).replace(/^:.*\r\n/gm, "");
+  const blocks = text.split("\r\n\r\n").filter((block) => block.trim());
   return blocks.map((block) => {
-    const fields = Object.fromEntries(block.split("\r\n").map((line) => line.split(/: (.*)/s).slice(0, 2)));
+    const fields = Object.fromEntries(block.trim().split("\r\n").map((line) => line.split(/: (.*)/s).slice(0, 2)));
     return { event: fields.event, id: fields.id, data: JSON.parse(fields.data) };
   });
 }

@@ -7,6 +7,7 @@ import {
   Cable,
   NOWHERE,
   OFFICIAL,
+  SDK,
   UUID,
   collect,
   makeClient,
@@ -312,6 +313,14 @@ describe("joining", { concurrency: 8 }, () => {
     assert.deepEqual(await collect(client.runs.joinStream(null, runId, FROM_START)), all);
     const rest = await collect(client.runs.joinStream(null, runId, { lastEventId: all[1].id }));
     assert.deepEqual(rest, all.slice(2));
+  });
+
+  test("a run that says nothing for a while: what keeps its connections is no event", {
+    skip: OFFICIAL && SDK !== "1.15" && "its comments are events to older clients",
+  }, async () => {
+    const payload = { input: { ticks: 1, delay: 6 }, streamMode: ["custom", "values"], streamResumable: true };
+    const parts = await collect(client.runs.stream(await newThread(), "slow", payload));
+    assert.deepEqual(names(parts), ["metadata", "values", "custom"]);
   });
 
   test("a run that is not there cannot be joined", async () => {
