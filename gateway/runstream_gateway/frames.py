@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from runstream_gateway.jsonbytes import dumps
 
-HEARTBEAT = b": heartbeat\r\n\r\n"
+HEARTBEAT = b": heartbeat\r\n"
+"""A comment, which ends no event: at an empty line LangGraph's older JavaScript clients see one without a name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from runstream_gateway.project import Project
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.streaming import OpenStreams
 from runstream_worker.graphs import GraphSource
+from runstream_worker.supervisor import signals_to
 
 _BACKLOG = 2048
 _VANISHED_MS = 30_000
@@ -91,7 +92,9 @@ async def serve(
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
-        await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
+        # Uvicorn sends itself the signal again when it is done, which must not end the process before the block has ended.
+        with signals_to(lambda: None):
+            await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
 
 
 def _left_open(record: logging.LogRecord) -> bool:

@@ -54,8 +54,7 @@ async def batch(
     """Enqueue many runs; the answers are in their order."""
     await access.gateway.limiter.admit(access.caller, requests=len(bodies) - 1)
     created = await create_many(access, bodies, request)
-    infos = [await access.gateway.client.get(one.run.run_id) for one in created]
-    return Json(await access.gateway.runs.views(infos))
+    return Json([await access.gateway.runs.new_view(one.run.run_id) for one in created])
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run by its id alone")
