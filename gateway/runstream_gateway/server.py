@@ -41,8 +41,6 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        # uvicorn would raise it again when it has served, which ends the process before the gateway is closed.
-        self._captured_signals.clear()
         self._streams.close()
 
 
@@ -92,7 +90,7 @@ async def serve(
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
-        # Uvicorn sends itself the signal again when it is done, which must not end the process before the block has ended.
+        # uvicorn raises the signal again when it has served, which must not end the process before the gateway is closed.
         with signals_to(lambda: None):
             await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
 

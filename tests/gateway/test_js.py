@@ -128,9 +128,7 @@ async def test_a_gateway_ends_in_the_middle_of_many_streams(
 ) -> None:
     """Every stream goes on through another gateway, and has each event once."""
     await processes.worker("--config", str(GRAPHS))
-    gateways = [
-        await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json") for _ in range(2)
-    ]
+    gateways = [await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json") for _ in range(2)]
     first, second = [(await gateway.json_line())["url"] for gateway in gateways]
     async with (
         Proxy(first) as address,

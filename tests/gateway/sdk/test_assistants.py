@@ -21,6 +21,7 @@ GRAPHS = {
     "parent",
     "questions",
     "slow",
+    "tale",
 }
 SYSTEM = {"created_by": "system"}
 NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
