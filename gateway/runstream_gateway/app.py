@@ -24,7 +24,7 @@ from runstream import (
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
 from runstream_gateway.middleware import Bodies, Failures
-from runstream_gateway.routes import assistants, meta, runs, state, stateless, threads, tokens, websocket
+from runstream_gateway.routes import assistants, console, meta, runs, state, stateless, threads, tokens, websocket
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
 
@@ -54,6 +54,9 @@ def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
     for resource, ours in routers.items():
         for router in ours if resource not in disabled else ():
             app.include_router(router)
+    # The console shows runs and threads: where one of them is turned off, it is no way around that.
+    if not any(resource in disabled for resource in ("runs", "threads", "meta")):
+        app.include_router(console.router)
     _answer_errors(app)
     settings = gateway.settings
     app.add_middleware(Failures)

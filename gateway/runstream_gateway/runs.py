@@ -164,7 +164,27 @@ class Runs:
     async def unended(self, statuses: Sequence[str], allowed: Allowed) -> list[RunInfo]:
         """All runs in one of these states (`pending`, `running`) that the caller may see."""
         wanted = {status for status, name in _STATUSES.items() if name in statuses}
-        found = [info async for info in self._client.all_runs() if info.status in wanted]
+        return await self._visible([info async for info in self._client.all_runs() if info.status in wanted], allowed)
+
+    async def newest(self, limit: int, allowed: Allowed) -> list[RunInfo]:
+        """The newest runs that the caller may see."""
+        found: list[RunInfo] = []
+        page: list[RunInfo] = []
+        async for info in self._client.all_runs():
+            page.append(info)
+            if len(page) == limit:
+                found += await self._visible(page, allowed)
+                page = []
+                if len(found) >= limit:
+                    break
+        return [*found, *await self._visible(page, allowed)][:limit]
+
+    async def seen(self, run_ids: Sequence[str], allowed: Allowed) -> list[RunInfo]:
+        """Those of the runs that are there and that the caller may see."""
+        found = await self._client.get_many(run_ids)
+        return await self._visible([info for info in found if info is not None], allowed)
+
+    async def _visible(self, found: list[RunInfo], allowed: Allowed) -> list[RunInfo]:
         if allowed.matches({}):
             return found
         threads = await self._threads.get_many([info.thread_id for info in found])
