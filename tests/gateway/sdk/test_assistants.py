@@ -216,6 +216,7 @@ async def test_unknown_ones(client: Any) -> None:
         client.assistants.update(UNKNOWN, name="x"),
         client.assistants.delete(UNKNOWN),
         client.assistants.set_latest(UNKNOWN, 1),
+        client.assistants.set_latest(assistant_id("chat"), 7),
         client.assistants.create("nonsense"),
     ):
         with pytest.raises(NotFoundError):
