@@ -171,6 +171,16 @@ async def test_cancelling_several(client: Any, thread_id: str) -> None:
         await until(lambda run_id=run_id: _is(client, thread_id, run_id, "interrupted"), "the run was stopped")  # type: ignore[misc]
 
 
+async def test_cancelling_all_of_a_status(client: Any, thread_id: str) -> None:
+    running = await _running(client, thread_id)
+    waiting = await client.runs.create(thread_id, "slow", input=slowly(1))
+    await client.runs.cancel_many(status="pending")
+    await until(lambda: _is(client, thread_id, waiting["run_id"], "interrupted"), "the waiting run was stopped")
+    assert (await client.runs.get(thread_id, running))["status"] == "running"
+    await client.runs.cancel_many(status="all")
+    await until(lambda: _is(client, thread_id, running, "interrupted"), "the running run was stopped")
+
+
 async def test_cancelling_several_takes_one_of_two_forms(client: Any, thread_id: str) -> None:
     with pytest.raises(UnprocessableEntityError):
         await client.runs.cancel_many()

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from langgraph_sdk.errors import BadRequestError, ConflictError
+from langgraph_sdk.errors import BadRequestError, ConflictError, UnprocessableEntityError
 from tests.support.sdk_parts import human, slowly
 
 
@@ -147,6 +147,14 @@ async def test_an_update_of_nothing_copies_the_checkpoint(client: Any, thread_id
     after = await client.threads.get_state(thread_id)
     assert after["values"] == before["values"]
     assert after["checkpoint"] != before["checkpoint"]
+
+
+async def test_no_update_as_a_node_that_there_is_not(client: Any, thread_id: str) -> None:
+    await client.runs.wait(thread_id, "parallel", input={})
+    before = await client.threads.get_state(thread_id)
+    with pytest.raises((BadRequestError, UnprocessableEntityError)):
+        await client.threads.update_state(thread_id, {"steps": ["given"]}, as_node="nonsense")
+    assert await client.threads.get_state(thread_id) == before
 
 
 async def test_no_update_while_it_runs(client: Any, thread_id: str) -> None:

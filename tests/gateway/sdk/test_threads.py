@@ -301,6 +301,12 @@ async def test_ids_that_are_none(client: Any) -> None:
             await call
 
 
+async def test_searches_that_make_no_sense(client: Any) -> None:
+    for wrong in ({"limit": 0}, {"limit": 100_000}, {"status": "nonsense"}, {"sort_by": "nonsense"}):
+        with pytest.raises(UnprocessableEntityError):
+            await client.threads.search(**wrong)
+
+
 async def test_deleting_a_thread_that_runs(client: Any, thread_id: str) -> None:
     run = await client.runs.create(thread_id, "slow", input=slowly())
     await until(lambda: _runs(client, thread_id, run["run_id"]), "the run runs")
