@@ -239,7 +239,7 @@ async def test_the_gateway_turns_healthy_serves_and_ends_on_sigterm(
         await until(healthy, "the gateway is healthy", timeout=seconds(service["healthcheck"]["start_period"]))
         worker = await processes.start(*services["worker"]["command"], environment=environment)
         async with get_client(url=f"http://127.0.0.1:{port}") as client:
-            question = {"messages": [{"role": "user", "content": "What is 6 * 7?"}]}
+            question: Any = {"messages": [{"role": "user", "content": "What is 6 * 7?"}]}
             result: Any = await client.runs.wait(None, "agent", input=question)
         assert "42" in result["messages"][-1]["content"]
         await ends_on_sigterm(gateway, seconds(service["stop_grace_period"]))
