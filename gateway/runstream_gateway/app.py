@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from runstream import (
     InvalidRequest,
@@ -61,14 +62,17 @@ def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
     settings = gateway.settings
     app.add_middleware(Failures)
     app.add_middleware(Bodies, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
-    _add_cors(app, settings.cors)
+    app.add_middleware(with_cors, settings.cors)
     return app
 
 
-def _add_cors(app: FastAPI, cors: Cors) -> None:
-    # Scripts of other origins see no header that is not named, and without `Location` a client cannot come back.
-    app.add_middleware(
-        CORSMiddleware,
+def with_cors(app: ASGIApp, cors: Cors) -> CORSMiddleware:
+    """An application that pages of other origins may call, as the settings say.
+
+    Scripts of other origins see no header that is not named, and without `Location` a client cannot come back.
+    """
+    return CORSMiddleware(
+        app,
         allow_origins=cors.allow_origins,
         allow_methods=cors.allow_methods,
         allow_headers=cors.allow_headers,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -90,7 +92,8 @@ class _Reader:
             return None
         if not isinstance(location, str):
             self._fail("auth.path", f'must be "path/file.py:name" or "module:name", not {location!r}')
-        return load_auth(location, self._path.parent)
+        with self._about("auth.path"):
+            return load_auth(location, self._path.parent)
 
     def _app(self) -> Starlette | None:
         location = self._http.get("app")
@@ -100,13 +103,25 @@ class _Reader:
         if not colon or not place or not name:
             self._fail("http.app", f'must be "path/file.py:app" or "module:app", not {location!r}')
         is_file = "/" in place or place.endswith(".py")
-        module = import_file(self._path.parent / place) if is_file else import_module(place)
+        with self._about("http.app"):
+            module = import_file(self._path.parent / place) if is_file else import_module(place)
         app = getattr(module, name, None)
         if not isinstance(app, Starlette):
             self._fail(
                 "http.app", f"{location!r} must name a Starlette or FastAPI application, not {type(app).__name__}"
             )
+        if app.user_middleware:
+            self._warn_of({"app"}, "http", "has middleware, which is for its own routes only")
         return app
+
+    @contextmanager
+    def _about(self, key: str) -> Iterator[None]:
+        """Name the file, and the key, in what cannot be loaded."""
+        try:
+            yield
+        except GraphLoadError as error:
+            told = str(error).removeprefix(f"{key}: ")
+            raise GraphLoadError(f"{self._path}: {key}: {told}") from error
 
     def _cors(self, given: Mapping[str, Any]) -> Cors:
         options: dict[str, Any] = {}
@@ -114,14 +129,21 @@ class _Reader:
             if name in _CORS_LISTS:
                 options[name] = self._texts(f"http.cors.{name}", value)
             elif name in _CORS_OTHERS:
-                if not isinstance(value, _CORS_OTHERS[name]):
+                if type(value) is not _CORS_OTHERS[name]:  # a boolean is an int
                     self._fail(f"http.cors.{name}", f"must be {_CORS_OTHERS[name].__name__}, not {value!r}")
                 options[name] = value
             else:
                 self._warn_of({name}, "http.cors", "is unknown and has no effect")
         if "allow_origin_regex" in options:
+            self._check_pattern("http.cors.allow_origin_regex", options["allow_origin_regex"])
             options.setdefault("allow_origins", ())
         return Cors(**options)
+
+    def _check_pattern(self, key: str, pattern: str) -> None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            self._fail(key, f"{pattern!r} is no regular expression: {error}")
 
     def _headers(self, given: Mapping[str, Any]) -> HeaderRules:
         includes, excludes = given.get("includes", given.get("include")), given.get("excludes", given.get("exclude"))
@@ -135,12 +157,14 @@ class _Reader:
 
     def _prefix(self) -> str:
         prefix = self._http.get("mount_prefix") or ""
-        if prefix and (not isinstance(prefix, str) or not prefix.startswith("/") or prefix.endswith("/")):
+        if prefix and (not isinstance(prefix, str) or not re.fullmatch(r"(/[^/{}?#]+)+", prefix)):
             self._fail("http.mount_prefix", f"{prefix!r} must be a path such as '/api'")
         return str(prefix)
 
     def _part(self, name: str) -> Mapping[str, Any]:
-        value = self._http.get(name) or {}
+        value = self._http.get(name)
+        if value is None:
+            return {}
         if not isinstance(value, dict):
             self._fail(f"http.{name}", f"{value!r} must be an object")
         return value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from runstream.cli.exits import CommandError
 from runstream_gateway.compose import compose
@@ -76,10 +77,9 @@ async def serve(
     url = _url(host, listening.getsockname()[1])
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(open_gateway(graphs, settings, auth=project.auth))
-        if project.app is not None:
-            await stack.enter_async_context(project.app.router.lifespan_context(project.app))
+        state = None if project.app is None else await stack.enter_async_context(_lifespan(project.app))
         config = uvicorn.Config(
-            compose(gateway, project),
+            compose(gateway, project, state),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -90,9 +90,21 @@ async def serve(
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
-        # uvicorn raises the signal again when it has served; that must not end the process before the gateway is closed.
+        # uvicorn raises the signal again when it has served; it must not end the process before the gateway is closed.
         with signals_to(lambda: None):
             await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    """The lifespan of a project's own application; what it gives for `request.state`."""
+    async with AsyncExitStack() as stack:
+        try:
+            state = await stack.enter_async_context(app.router.lifespan_context(app))
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CommandError(f"http.app: its lifespan has failed: {what}") from error
+        yield state or {}
 
 
 def _left_open(record: logging.LogRecord) -> bool:

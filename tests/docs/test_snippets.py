@@ -2,17 +2,21 @@
 
 - A `python` snippet whose first line is a comment with a file's name is written to that file.
 - The first `$ runstream worker ...` of a page starts the page's worker, with these targets.
+- A `$ runstream dev ...` starts that command, on a port of its own, which then stands for 2024 on the page.
 - Every other `python` snippet runs here, with `await` where it likes; names live on to the end of the page.
+- On the gateway's page every `bash` snippet runs, too. What Python has called `thread_id` is `$THREAD_ID` there.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import inspect
 import os
 import re
 import shlex
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
@@ -22,14 +26,18 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+from langgraph_sdk.client import LangGraphClient
+from tests.support.processes import Processes
 from tests.support.workers import Workers
 
 from runstream import Client
 from runstream_worker.graphs import load_graphs
 
 ROOT = Path(__file__).parents[2]
-RUN = ["README.md", "docs/GUIDE.md"]
+RUN = ["README.md", "docs/GUIDE.md", "docs/GATEWAY.md"]
 READ = [*RUN, "examples/README.md"]
+IN_A_SHELL = "docs/GATEWAY.md"
+_USUAL_PORT = "2024"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\w+\.py)\n")
@@ -67,9 +75,11 @@ def _blocks(page: str) -> Iterator[Block]:
 class Reader:
     """Does what a page says."""
 
-    def __init__(self, folder: Path, workers: Workers) -> None:
+    def __init__(self, folder: Path, workers: Workers, processes: Processes) -> None:
         self._folder = folder
         self._workers = workers
+        self._processes = processes
+        self._port = _USUAL_PORT
         self._names: dict[str, Any] = {"__name__": "snippet"}
         self._modules: list[str] = []
         self._has_worker = False
@@ -79,6 +89,10 @@ class Reader:
         for name, *arguments in block.commands:
             if name == "worker" and not self._has_worker:
                 await self._start_worker(arguments)
+            if name == "dev" and not self._has_worker:
+                await self._start_dev(arguments)
+        if block.language == "bash" and block.page == IN_A_SHELL:
+            await self._run_in_a_shell(block)
         if block.language == "python":
             named = _FILE.match(block.text)
             if named is None:
@@ -92,7 +106,7 @@ class Reader:
         for name in self._modules:
             sys.modules.pop(name, None)
         for value in self._names.values():
-            if isinstance(value, Client):
+            if isinstance(value, Client | LangGraphClient):
                 await value.aclose()
 
     async def _start_worker(self, arguments: Sequence[str]) -> None:
@@ -104,9 +118,32 @@ class Reader:
         await self._workers.start({"checkpointer_url": given.checkpointer}, **graphs)
         self._has_worker = True
 
+    async def _start_dev(self, arguments: Sequence[str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = str(probe.getsockname()[1])
+        dev = await self._processes.start("dev", *arguments, "--port", self._port)
+        assert (await dev.json_line())["url"] == f"http://127.0.0.1:{self._port}"
+        self._has_worker = True
+
+    async def _run_in_a_shell(self, block: Block) -> None:
+        names = {name.upper(): value for name, value in self._names.items() if name.endswith("_id")}
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-euo", "pipefail", "-c", self._on_port(block.text.replace("curl ", "curl --fail "))),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **names},
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, f"{block.page}, the block of line {block.line}: {err.decode()}"
+        assert out.strip(), f"{block.page}, the block of line {block.line} printed nothing"
+
+    def _on_port(self, text: str) -> str:
+        return text.replace(f"127.0.0.1:{_USUAL_PORT}", f"127.0.0.1:{self._port}")
+
     async def _execute(self, block: Block) -> None:
         """Run a snippet; a traceback names the page and its line."""
-        text = "\n" * (block.line - 1) + block.text
+        text = "\n" * (block.line - 1) + self._on_port(block.text)
         code = compile(text, str(ROOT / block.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         done = FunctionType(code, self._names)()
         if inspect.isawaitable(done):
@@ -123,7 +160,10 @@ async def reader(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    async with aclosing(Reader(tmp_path, workers)) as reader:
+    async with (
+        Processes(redis_url, namespace, tmp_path) as processes,
+        aclosing(Reader(tmp_path, workers, processes)) as reader,
+    ):
         yield reader
 
 

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import Any
 
 import pytest
 import yaml
+from langgraph_sdk import get_client
 from redis.asyncio import Redis
 from tests.support.processes import Processes, Running
 from tests.support.waiting import until
 
 from runstream import Client, ClientSettings
+from runstream_gateway.server import _GRACE
 from runstream_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -81,14 +85,26 @@ def test_the_worker_is_given_the_time_that_it_gives_its_runs(services: dict[str,
     assert seconds(worker["stop_grace_period"]) > grace + 5
 
 
-def test_everything_has_a_health_check_and_the_worker_waits_for_it(services: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_everything_has_a_health_check_and_what_needs_it_waits(services: dict[str, Any], name: str) -> None:
     assert all("test" in service["healthcheck"] for service in services.values())
-    waits = services["worker"]["depends_on"]
+    waits = services[name]["depends_on"]
     assert {name: wait["condition"] for name, wait in waits.items()} == dict.fromkeys(
         ["redis", "postgres"], "service_healthy"
     )
     assert waits["postgres"]["required"] is False
     assert services["postgres"]["profiles"] == ["postgres"]
+
+
+def test_the_gateway_is_the_workers_image_with_its_runs_and_its_checkpoints(services: dict[str, Any]) -> None:
+    gateway, worker = services["gateway"], services["worker"]
+    assert gateway["image"] == worker["image"]
+    for name in ("RUNSTREAM_REDIS_URL", "RUNSTREAM_NAMESPACE", "RUNSTREAM_CHECKPOINTER"):
+        assert gateway["environment"][name] == worker["environment"][name]
+    assert seconds(gateway["stop_grace_period"]) > _GRACE + 5
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (installed,) = re.findall(r"'\.\[(.*)\]'", (ROOT / "Dockerfile").read_text())
+    assert {"worker", "gateway", "postgres"} <= set(installed.split(",")) <= set(extras)
 
 
 def test_the_image_runs_as_an_ordinary_user_and_its_process_hears_signals() -> None:
@@ -195,6 +211,40 @@ async def test_the_worker_turns_healthy_runs_the_agent_and_ends_on_sigterm(
         assert "42" in result["messages"][-1]["content"]
         await ends_on_sigterm(worker, seconds(service["stop_grace_period"]))
         assert not await healthy()
+
+
+@needs_redis_server
+async def test_the_gateway_turns_healthy_serves_and_ends_on_sigterm(
+    redis_service: RedisService, services: dict[str, Any], tmp_path: Path
+) -> None:
+    service = services["gateway"]
+    environment = {**service["environment"], "RUNSTREAM_REDIS_URL": redis_service.url}
+    port = str(free_port())
+    command = [port if word == option(service["command"], "--port") else word for word in service["command"]]
+    kind, program, *check = service["healthcheck"]["test"]
+    assert (kind, program) == ("CMD", "python")
+    check = [word.replace(":2024/", f":{port}/") for word in check]
+
+    async with (
+        redis_service.running(),
+        Processes(redis_service.url, environment["RUNSTREAM_NAMESPACE"], tmp_path) as processes,
+    ):
+
+        async def healthy() -> bool:
+            asking = await asyncio.create_subprocess_exec(sys.executable, *check, stderr=asyncio.subprocess.DEVNULL)
+            return await asking.wait() == 0
+
+        assert not await healthy()
+        gateway = await processes.start(*command, environment=environment)
+        await until(healthy, "the gateway is healthy", timeout=seconds(service["healthcheck"]["start_period"]))
+        worker = await processes.start(*services["worker"]["command"], environment=environment)
+        async with get_client(url=f"http://127.0.0.1:{port}") as client:
+            question: Any = {"messages": [{"role": "user", "content": "What is 6 * 7?"}]}
+            result: Any = await client.runs.wait(None, "agent", input=question)
+        assert "42" in result["messages"][-1]["content"]
+        await ends_on_sigterm(gateway, seconds(service["stop_grace_period"]))
+        assert not await healthy()
+        await ends_on_sigterm(worker, seconds(services["worker"]["stop_grace_period"]))
 
 
 async def ends_on_sigterm(worker: Running, grace: float) -> None:

@@ -127,15 +127,25 @@ async def _own(location: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     if made is None:
         raise InvalidRequest("checkpointer", f"{location!r}: {place} has no attribute {attribute!r}")
     async with AsyncExitStack() as stack:
-        opened = made() if callable(made) and not isinstance(made, BaseCheckpointSaver) else made
-        if isawaitable(opened):
-            opened = await opened
-        if isinstance(opened, AbstractAsyncContextManager) and not isinstance(opened, BaseCheckpointSaver):
-            opened = await stack.enter_async_context(opened)
+        try:
+            opened = await _opened(made, stack)
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointerError(f"checkpointer: {location!r} could not be opened: {what}") from error
         if not isinstance(opened, BaseCheckpointSaver):
             told = f"{location!r} must give a BaseCheckpointSaver, and gives {type(opened).__name__}"
             raise InvalidRequest("checkpointer", told)
         yield opened
+
+
+async def _opened(made: Any, stack: AsyncExitStack) -> Any:
+    """What a project's own function gives, or opens until the stack is closed."""
+    opened = made() if callable(made) and not isinstance(made, BaseCheckpointSaver) else made
+    if isawaitable(opened):
+        opened = await opened
+    if isinstance(opened, AbstractAsyncContextManager) and not isinstance(opened, BaseCheckpointSaver):
+        opened = await stack.enter_async_context(opened)
+    return opened
 
 
 @asynccontextmanager

@@ -94,8 +94,8 @@ class _Reader:
             graphs=self._graphs(document),
             import_paths=self._import_paths(document.get("dependencies", [])),
             env=self._env(document.get("env", {})),
-            checkpointer=self._checkpointer(document.get("checkpointer") or {}),
-            gateway={key: self._object(key, document.get(key) or {}) for key in _GATEWAY},
+            checkpointer=self._checkpointer(document.get("checkpointer")),
+            gateway={key: self._object(key, document.get(key)) for key in _GATEWAY},
             warnings=tuple(self._warnings),
         )
 
@@ -135,7 +135,7 @@ class _Reader:
             elif key in _SERVER:
                 reason = "has no effect: runstream has no such thing"
             else:
-                reason = f"is unknown and has no effect{_did_you_mean(key, _USED)}"
+                reason = f"is unknown and has no effect{_did_you_mean(key, _USED + _GATEWAY)}"
             self._warn(key, reason)
 
     def _graphs(self, document: Mapping[str, Any]) -> tuple[ConfiguredGraph, ...]:
@@ -166,6 +166,8 @@ class _Reader:
         return ConfiguredGraph(name, entry, description)
 
     def _object(self, key: str, entry: object) -> dict[str, Any]:
+        if entry is None:
+            return {}
         if not isinstance(entry, dict):
             self._fail(key, f"must be an object, not {_json_type(entry)}")
         return entry
@@ -177,7 +179,10 @@ class _Reader:
         location = configured.get("path")
         if location is not None and (not isinstance(location, str) or ":" not in location):
             self._fail("checkpointer.path", f'must be "path/file.py:attr" or "module:attr", not {location!r}')
-        return ConfiguredCheckpointer(self._absolute(location), self._ttl(configured.get("ttl") or {}))
+        ttl = self._ttl(configured.get("ttl"))
+        if location is not None and ttl is not None:
+            self._warn("checkpointer.ttl", "removes no checkpoints: those of 'checkpointer.path' are its own to remove")
+        return ConfiguredCheckpointer(self._absolute(location), ttl)
 
     def _absolute(self, location: str | None) -> str | None:
         """A location that means the same in every folder."""

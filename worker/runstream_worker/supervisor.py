@@ -105,6 +105,11 @@ class WorkerProcess:
         """The id of the process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been noticed to have ended."""
+        return self._process.returncode is not None
+
     async def ready(self) -> Ready:
         """Wait until it takes runs.
 

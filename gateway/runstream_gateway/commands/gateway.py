@@ -42,6 +42,8 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
     project = read_project(projects[0]) if projects else Project()
     for warning in project.warnings:
         _logger.warning("%s", warning)
+    for other in projects[1:]:
+        _logger.warning("%s: its 'auth', 'http' and 'checkpointer' have no effect: those of the first do", other.path)
     configured = checkpointer_of(graphs)
     settings = GatewaySettings(
         redis_url=redis_url(args),

@@ -87,6 +87,7 @@ class _Dev:
         self._changed.clear()
         self._processes = [await WorkerProcess.spawn(command) for command in self._commands]
         await first_of(self._live(self._processes), self._changed.wait(), self._leaving.wait())
+        ended = next((number for number, process in enumerate(self._processes) if process.has_ended), 0)
         for process in self._processes:
             process.terminate()
         codes = await asyncio.gather(*(process.wait() for process in self._processes))
@@ -94,10 +95,10 @@ class _Dev:
         if self._leaving.is_set():
             return
         if self._changed.is_set():
-            self._output.note("a file has changed: starting the worker anew")
+            self._output.note("a file has changed: starting anew")
             return
-        code = next((code for code in codes if code), 0)
-        self._output.note(f"the worker has ended ({code}); it starts anew when a file changes")
+        role = self._commands[ended].role
+        self._output.note(f"the {role} has ended ({codes[ended]}); it starts anew when a file changes")
         await first_of(self._changed.wait(), self._leaving.wait())
 
     async def _live(self, processes: Sequence[WorkerProcess]) -> None:
