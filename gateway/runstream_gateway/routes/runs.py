@@ -12,14 +12,15 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.runs import Readable, RunStatus, api_status, check_one_of_two
 from runstream_gateway.shapes import REFUSALS, RunShape
 
-router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS)
-many = APIRouter(tags=["runs"], responses=REFUSALS)
+router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
+many = APIRouter(tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
 
 LastEventId = Annotated[
     str | None, Header(description="Go on behind this event; `-1` for all of them. Without it: from now on.")

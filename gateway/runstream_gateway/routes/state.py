@@ -11,13 +11,14 @@ from starlette.responses import Response
 from runstream import Document
 from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
 from runstream_gateway.errors import ApiError
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
 from runstream_gateway.routes.threads import thread_access
 from runstream_gateway.shapes import REFUSALS, StateShape, StateWritten
 
 Select = Annotated[list[str] | None, Query(description="Only these fields; `values.<key>` is one of the values.")]
 
-router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS)
+router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS, route_class=StrictRoute)
 
 
 @router.get("/state", response_model=StateShape, summary="Get a thread's state")
@@ -49,7 +50,7 @@ async def update(thread_id: str, body: StateUpdate, access: Accessing) -> Respon
     thread = await gateway.threads.get(thread_id, allowed)
     if (await gateway.client.active([thread_id]))[0]:
         raise ApiError(409, f"a run is on thread {thread_id!r}; update its state when that has ended")
-    graph = thread.data["metadata"].get("graph_id")
+    graph = access.gateway.states.graph_of(thread.data["metadata"])
     if graph is None:
         raise ApiError(400, f"thread {thread_id!r} has had no run yet, so that its graph is not known")
     checkpoint = _checkpoint(body.checkpoint, body.checkpoint_id)
@@ -84,7 +85,7 @@ async def _state(
     access: Access, thread_id: str, at: Checkpoint | None, *, subgraphs: bool, select: Sequence[str] | None
 ) -> Response:
     thread = await _thread(access, thread_id)
-    graph = thread.data["metadata"].get("graph_id")
+    graph = access.gateway.states.graph_of(thread.data["metadata"])
     checkpoint = None if at is None else at.model_dump(exclude_none=True)
     state = await access.gateway.states.get(graph, thread.id, checkpoint, subgraphs=subgraphs)
     return Json(_selected(state, select))
@@ -93,7 +94,7 @@ async def _state(
 async def _history(access: Access, thread_id: str, body: HistorySearch) -> Response:
     thread = await _thread(access, thread_id)
     found = await access.gateway.states.history(
-        thread.data["metadata"].get("graph_id"),
+        access.gateway.states.graph_of(thread.data["metadata"]),
         thread.id,
         limit=body.limit,
         before=_before(body.before),

@@ -11,6 +11,7 @@ from runstream import RunInfo
 from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
@@ -18,7 +19,7 @@ from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes
 from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import REFUSALS, RunShape
 
-router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS)
+router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS, route_class=StrictRoute)
 _MOST_IN_BATCH = 1000
 
 
@@ -67,7 +68,7 @@ async def get(run_id: str, access: Accessing) -> Response:
 async def join(run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
-    headers = {"location": f"/runs/{run_id}/join", "content-location": f"/runs/{run_id}"}
+    headers = {"location": f"/runs/{info.run_id}/join", "content-location": f"/runs/{info.run_id}"}
     return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
 
 

@@ -12,13 +12,14 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, query_list, selected
 from runstream_gateway.shapes import REFUSALS, ThreadShape
 from runstream_gateway.streaming import FrameResponse
 from runstream_gateway.thread_reader import ThreadMode, ThreadReader
 from runstream_gateway.threads import ThreadQuery
 
-router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS)
+router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS, route_class=StrictRoute)
 _COMPUTED_KEYS = ("status", "state_updated_at")
 
 
@@ -30,9 +31,13 @@ async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()]
     value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {}), "if_exists": body.if_exists}
     allowed = await access.to("threads", "create", value)
     threads = access.gateway.threads
-    created = await threads.create(thread_id, value["metadata"], allowed, if_exists=body.if_exists or "raise")
-    if body.supersteps:
-        await threads.take_supersteps(created, body.supersteps)
+    created = await threads.create(
+        thread_id,
+        value["metadata"],
+        allowed,
+        if_exists=body.if_exists or "raise",
+        supersteps=[step.model_dump() for step in body.supersteps or ()],
+    )
     is_new = created.version == 1 and not body.supersteps and body.if_exists != "do_nothing"
     return Json(threads.new_view(created) if is_new else await threads.view(created))
 
