@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 
 from runstream import (
     InvalidRequest,
@@ -92,11 +93,24 @@ async def _api_error(_: Request, error: Exception) -> Response:
     return Json({"detail": error.detail}, status_code=error.status, headers=error.headers)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as it was registered
-    return Json(
-        {"detail": one_line(str(error.detail))}, status_code=error.status_code, headers=dict(error.headers or {})
-    )
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    detail = str(error.detail)
+    if error.status_code == 405:
+        # Starlette names only the methods of the first route that is at this path.
+        headers["allow"] = ", ".join(_methods_at(request))
+        detail = f"{request.method} is not allowed here: {headers['allow']}"
+    return Json({"detail": one_line(detail)}, status_code=error.status_code, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in routes)
+    ]
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
