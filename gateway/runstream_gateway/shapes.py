@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 
 class Error(BaseModel):
@@ -15,6 +16,20 @@ class Error(BaseModel):
 
 class RunShape(BaseModel):
     """A run."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str | None
+    metadata: dict[str, Any]
+    status: Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+    kwargs: dict[str, Any]
+    multitask_strategy: str
+    created_at: str
+    updated_at: str
+
+
+class RunPart(TypedDict, total=False):
+    """A run, or the fields of it that were selected."""
 
     run_id: str
     thread_id: str
@@ -42,8 +57,30 @@ class ThreadShape(BaseModel):
     error: dict[str, str] | None = None
 
 
-class StateShape(BaseModel):
-    """A thread's state at a checkpoint."""
+class ThreadPart(TypedDict, total=False):
+    """A thread, or the fields of it that were selected, and what was to be extracted from it."""
+
+    thread_id: str
+    created_at: str
+    updated_at: str
+    state_updated_at: str
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+    status: Literal["idle", "busy", "interrupted", "error"]
+    values: Any
+    interrupts: dict[str, list[dict[str, Any]]]
+    error: dict[str, str]
+    extracted: dict[str, Any]
+
+
+class PrunedShape(BaseModel):
+    """How many threads were pruned."""
+
+    pruned_count: int
+
+
+class StatePart(TypedDict, total=False):
+    """A thread's state at a checkpoint, or the fields of it that were selected."""
 
     values: Any
     next: list[str]
@@ -72,6 +109,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "Nobody knows who calls.",
         403: "The caller may not do this.",
         404: "There is no such thing, or it is not the caller's.",
+        408: "The body did not arrive in time.",
         409: "What is there already is in the way.",
         413: "The body is too large.",
         422: "Something in the request is not as it has to be.",
@@ -79,3 +117,23 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Redis, or the checkpoints' database, cannot be reached.",
     }.items()
 }
+
+
+def _text(kind: str) -> dict[str, Any]:
+    return {kind: {"schema": {"type": "string"}}}
+
+
+# These are given together with a response class that has no media type, for FastAPI to add none.
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `event`, `data` (JSON) and `id`.",
+        "content": _text("text/event-stream"),
+    }
+}
+EVENTS_OR_WORDS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `event`, `data` (JSON) and `id`; with `Accept: text/plain` the words only.",
+        "content": {**_text("text/event-stream"), **_text("text/plain")},
+    }
+}
+WORDS: dict[int | str, dict[str, Any]] = {200: {"description": "The words.", "content": _text("text/plain")}}
