@@ -119,21 +119,24 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _text(kind: str) -> dict[str, Any]:
-    return {kind: {"schema": {"type": "string"}}}
-
-
-# These are given together with a response class that has no media type, for FastAPI to add none.
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events: `event`, `data` (JSON) and `id`.",
-        "content": _text("text/event-stream"),
-    }
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {}},
+        "id": {"type": "string", "description": "What `Last-Event-ID` takes to go on behind this."},
+    },
+    "required": ["event", "data"],
 }
+_EVENTS = {"text/event-stream": {"itemSchema": _EVENT}}
+_WORDS = {"text/plain": {"schema": {"type": "string"}}}
+
+# These are given together with a response class that has no media type, so that FastAPI adds none.
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "Server-sent events.", "content": _EVENTS}}
+WORDS: dict[int | str, dict[str, Any]] = {200: {"description": "The words.", "content": _WORDS}}
 EVENTS_OR_WORDS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-sent events: `event`, `data` (JSON) and `id`; with `Accept: text/plain` the words only.",
-        "content": {**_text("text/event-stream"), **_text("text/plain")},
+        "description": "Server-sent events; with `Accept: text/plain` the words only.",
+        "content": {**_EVENTS, **_WORDS},
     }
 }
-WORDS: dict[int | str, dict[str, Any]] = {200: {"description": "The words.", "content": _text("text/plain")}}
