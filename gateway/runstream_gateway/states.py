@@ -160,7 +160,7 @@ class States:
                 raise ApiError(422, f"values: {error}") from None
             except _UNFIT as error:
                 # Reducers are the users' code, and so may be what they say.
-                _logger.info("graph %r does not take an update of its state", graph_name, exc_info=error)
+                _logger.debug("graph %r does not take an update of its state", graph_name, exc_info=error)
                 raise ApiError(
                     422, f"values: graph {graph_name!r} does not take them ({type(error).__name__})"
                 ) from None

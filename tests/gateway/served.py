@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from redis import Redis
@@ -105,6 +106,6 @@ async def check_it_still_serves(gateway: Served) -> None:
         assert said == ["one", "You said: one", "two", "You said: two"]
 
 
-def turn(text: str) -> dict[str, object]:
+def turn(text: str) -> dict[str, Any]:
     """A turn of a conversation with the graph `chat`."""
     return {"assistant_id": "chat", "input": {"messages": [{"role": "user", "content": text}]}}
