@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from runstream import (
@@ -23,8 +24,9 @@ from runstream import (
     __version__,
 )
 from runstream_gateway.core import Gateway
-from runstream_gateway.errors import ApiError
+from runstream_gateway.errors import ApiError, one_line
 from runstream_gateway.middleware import Bodies, Failures
+from runstream_gateway.refusals import told
 from runstream_gateway.routes import assistants, console, meta, runs, state, stateless, threads, tokens, websocket
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
@@ -98,24 +100,29 @@ async def _api_error(_: Request, error: Exception) -> Response:
     return Json({"detail": error.detail}, status_code=error.status, headers=error.headers)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as it was registered
-    return Json({"detail": error.detail}, status_code=error.status_code, headers=dict(error.headers or {}))
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    detail = str(error.detail)
+    if error.status_code == 405:
+        # Starlette names only the methods of the first route that is at this path.
+        headers["allow"] = ", ".join(_methods_at(request))
+        detail = f"{request.method} is not allowed here: {headers['allow']}"
+    return Json({"detail": one_line(detail)}, status_code=error.status_code, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in routes)
+    ]
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as it was registered
-    return Json({"detail": "; ".join(_told(error.errors()))}, status_code=422)
-
-
-def _told(problems: Sequence[dict[str, object]]) -> list[str]:
-    told = []
-    for problem in problems:
-        place = problem.get("loc")
-        parts = [str(part) for part in place] if isinstance(place, tuple | list) else []
-        field = ".".join(parts[1:] if parts[:1] in (["body"], ["query"], ["path"]) else parts)
-        told.append(f"{field or 'body'}: {problem.get('msg')}")
-    return told
+    return Json({"detail": one_line(told(error.errors(), error.body))}, status_code=422)
 
 
 async def _runstream_error(_: Request, error: Exception) -> Response:
@@ -131,7 +138,7 @@ async def _runstream_error(_: Request, error: Exception) -> Response:
             status = 500
     if status == 500:
         _logger.error("a request failed", exc_info=error)
-    return Json({"detail": str(error)}, status_code=status)
+    return Json({"detail": one_line(str(error))}, status_code=status)
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:

@@ -74,13 +74,28 @@ class RunCreate(StatelessRunCreate):
     if_not_exists: Literal["create", "reject"] | None = None
 
 
+class Update(Body):
+    """What a node wrote in a step of a thread that was elsewhere before."""
+
+    values: dict[str, Any] | list[dict[str, Any]] | None = None
+    as_node: str | None = None
+
+
+class Superstep(Body):
+    """A step of a thread that was elsewhere before."""
+
+    updates: list[Update] = []
+
+
 class ThreadCreate(Body):
     """A new thread."""
 
     thread_id: str | None = None
     metadata: dict[str, Any] | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
-    supersteps: list[dict[str, Any]] | None = None
+    supersteps: list[Superstep] | None = Field(
+        default=None, description="The states that it had elsewhere; `metadata.graph_id` says of which graph."
+    )
     ttl: Any = None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_LONGEST = 1000
+
 
 class ApiError(Exception):
     """A request is refused.
@@ -17,8 +19,14 @@ class ApiError(Exception):
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
-        self.detail = detail
+        self.detail = one_line(detail)
         self.headers = dict(headers or {})
+
+
+def one_line(text: str) -> str:
+    """What a refusal says, on one line, and not for ever: what was asked for may be repeated in it."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def not_found(what: str, name: str) -> ApiError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime
 
 from runstream.model import new_run_id
 from runstream_gateway.errors import ApiError
+
+_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def new_id() -> str:
@@ -20,10 +23,10 @@ def check_uuid(value: str, field: str) -> str:
     Raises:
         ApiError: 422, it is none.
     """
-    try:
-        return str(uuid.UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise ApiError(422, f"{field}: {value!r} is not a UUID") from None
+    # `uuid.UUID` also takes digits of other scripts, and line breaks before them.
+    if not _UUID.fullmatch(value):
+        raise ApiError(422, f"{field}: {value!r} is not a UUID")
+    return str(uuid.UUID(value))
 
 
 def now() -> str:

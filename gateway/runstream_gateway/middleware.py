@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
 
 _logger = logging.getLogger("runstream.gateway")
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 _JSON = (b"content-type", b"application/json")
+_LINGERS = 5.0
+_MOST_ARRIVING = 32
+"""As many bodies of the largest size may be on their way at once."""
+
+
+class _Gone(Exception):
+    """The client has left before its request was complete."""
 
 
 class Failures:
@@ -66,47 +75,76 @@ class Bodies:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http" or scope["method"] not in _WITH_BODY:
             await self._app(scope, receive, send)
             return
-        if _length(scope["headers"]) > self._max_bytes:
-            await self._refuse(send, 413, f"the body is larger than {self._max_bytes:,} bytes")
-            return
         try:
-            async with asyncio.timeout(self._timeout):
-                body = await self._body(receive)
-        except TimeoutError:
-            await self._refuse(send, 408, f"the body did not arrive within {self._timeout:g} s")
+            body = await self._body(scope, receive)
+        except ApiError as error:
+            await _refuse(error, receive, send)
             return
-        if body is None:
-            await self._refuse(send, 413, f"the body is larger than {self._max_bytes:,} bytes")
+        except _Gone:
             return
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-        await self._app({**scope, "headers": [*headers, _JSON]}, _again(body, receive), send)
+        again = _again(body, receive)
+        del body
+        await self._app({**scope, "headers": [*headers, _JSON]}, again, send)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The body; None where it is too large."""
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The body.
+
+        Raises:
+            ApiError: 408, 413, 503.
+        """
+        if _length(scope["headers"]) > self._max_bytes:
+            raise self._too_large()
         parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._read(receive, parts)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {self._timeout:g} s") from None
+        finally:
+            self._arriving -= sum(map(len, parts))
+        return b"".join(parts)
+
+    async def _read(self, receive: Receive, parts: list[bytes]) -> None:
         size, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+                # What has come may be JSON by itself, and was not all that was to be said.
+                raise _Gone
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            self._arriving += len(part)
             if size > self._max_bytes:
-                return None
+                raise self._too_large()
+            if self._arriving > self._max_bytes * _MOST_ARRIVING:
+                raise ApiError(503, "too many large bodies arrive at once", {"retry-after": "1"})
             more = message.get("more_body", False)
-        return b"".join(parts)
 
-    async def _refuse(self, send: Send, status: int, detail: str) -> None:
-        body = dumps({"detail": detail})
-        headers = [_JSON, (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is larger than {self._max_bytes:,} bytes")
+
+
+async def _refuse(error: ApiError, receive: Receive, send: Send) -> None:
+    """Answer, and then let go by what is still being sent: a connection that is reset takes the answer with it."""
+    body = dumps({"detail": error.detail})
+    others = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    headers = [_JSON, (b"content-length", str(len(body)).encode()), (b"connection", b"close"), *others]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGERS):
+            while (await receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
@@ -115,14 +153,12 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that has been read, and then what else comes."""
-    first = True
+    """Gives a body that has been read, and then what else comes. It is not kept: a stream may last for hours."""
+    parts = [body]
 
     async def give() -> Message:
-        nonlocal first
-        if first:
-            first = False
-            return {"type": "http.request", "body": body, "more_body": False}
+        if parts:
+            return {"type": "http.request", "body": parts.pop(), "more_body": False}
         return await receive()
 
     return give

@@ -243,6 +243,8 @@ class Runs:
 
     async def _saved(self, info: RunInfo) -> Any:
         """What a run that was stopped has left of its thread."""
+        if not self._states.knows(info.graph):
+            return {}
         return (await self._states.get(info.graph, info.thread_id))["values"]
 
     async def cancel(self, info: RunInfo, action: StopAction, *, reason: str = "") -> None:

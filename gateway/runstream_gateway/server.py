@@ -17,6 +17,7 @@ from runstream.cli.exits import CommandError
 from runstream_gateway.compose import compose
 from runstream_gateway.core import open_gateway
 from runstream_gateway.project import Project
+from runstream_gateway.protocol import protocol_with
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.streaming import OpenStreams
 from runstream_worker.graphs import GraphSource
@@ -85,7 +86,7 @@ async def serve(
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
-            h11_max_incomplete_event_size=64 * 1024,
+            http=protocol_with(settings.head_timeout),
         )
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -59,6 +59,7 @@ class GatewaySettings:
         thread_ttl: how long a thread is kept after it was last used.
         stateless_retention: how long the stream of a stateless run can be read after its end.
         max_body_bytes: a request with a larger body is refused.
+        head_timeout: how long a request's first line and headers may take to arrive.
         body_timeout: how long a request's body may take to arrive.
         show_errors: tell the messages of all exceptions, also of those that may hold what is nobody's business.
         api_keys: whether callers need one of the keys that `runstream keys` makes.
@@ -80,6 +81,7 @@ class GatewaySettings:
     thread_ttl: float = DEFAULT_THREAD_TTL
     stateless_retention: float = 120.0
     max_body_bytes: int = 10 * 1024 * 1024
+    head_timeout: float = 10.0
     body_timeout: float = 30.0
     show_errors: bool = False
     api_keys: bool = False
@@ -100,7 +102,15 @@ class GatewaySettings:
             InvalidRequest: a value is out of its range.
         """
         check_number("heartbeat", self.heartbeat, least=0.01, most=10)
-        for name in ("thread_ttl", "stateless_retention", "body_timeout", "webhook_first_wait", "webhook_timeout"):
+        times = (
+            "thread_ttl",
+            "stateless_retention",
+            "head_timeout",
+            "body_timeout",
+            "webhook_first_wait",
+            "webhook_timeout",
+        )
+        for name in times:
             check_number(name, getattr(self, name), least=0.001)
         check_number("max_body_bytes", self.max_body_bytes, least=1, whole=True)
         for allowed in self.webhook_allow:

@@ -15,12 +15,13 @@ from langgraph.types import Interrupt, PregelTask, StateSnapshot
 from pydantic_core import from_json
 
 from runstream import EncodingError
-from runstream_gateway.errors import ApiError
+from runstream_gateway.errors import ApiError, not_found
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource
 
 _logger = logging.getLogger("runstream.gateway")
-
+_UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
+"""What a graph raises at values that it does not expect; what a database raises is none of these."""
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
 EMPTY_STATE: Mapping[str, Any] = {
     "values": {}, "next": [], "tasks": [], "metadata": None, "created_at": None, "checkpoint": None,
@@ -43,6 +44,15 @@ class States:
         self._graphs = graphs
         self.saver = saver
         self._keep_own = keep_own
+
+    def graph_of(self, thread_metadata: Mapping[str, Any]) -> str | None:
+        """The graph that a thread's metadata names, be it here or not; None where nothing that is a name is there."""
+        name = thread_metadata.get("graph_id")
+        return name if isinstance(name, str) else None
+
+    def knows(self, name: str | None) -> bool:
+        """Whether this gateway has a graph."""
+        return name is not None and name in self._graphs
 
     @asynccontextmanager
     async def graph(self, name: str, config: Mapping[str, Any]) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
@@ -70,7 +80,10 @@ class States:
         Raises:
             ApiError: 404, there is no such checkpoint.
         """
+        wanted = (checkpoint or {}).get("checkpoint_id")
         if graph_name is None:
+            if wanted:
+                raise not_found("checkpoint", wanted)
             return dict(EMPTY_STATE)
         config = config_of(thread_id, checkpoint)
         async with self.graph(graph_name, config) as graph:
@@ -78,8 +91,8 @@ class States:
                 return dict(EMPTY_STATE)
             snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
         if snapshot.created_at is None:
-            if (checkpoint or {}).get("checkpoint_id"):
-                raise ApiError(404, f"checkpoint {checkpoint['checkpoint_id']!r} not found")  # type: ignore[index]
+            if wanted:
+                raise not_found("checkpoint", wanted)
             return dict(EMPTY_STATE)
         return state_json(snapshot)
 
@@ -145,6 +158,12 @@ class States:
                 written = await self._written(graph, config, values, as_node)
             except InvalidUpdateError as error:
                 raise ApiError(422, f"values: {error}") from None
+            except _UNFIT as error:
+                # Reducers are the users' code, and so may be what they say.
+                _logger.debug("graph %r does not take an update of its state", graph_name, exc_info=error)
+                raise ApiError(
+                    422, f"values: graph {graph_name!r} does not take them ({type(error).__name__})"
+                ) from None
         return checkpoint_json(written) or {}
 
     async def _written(

@@ -1,4 +1,4 @@
-"""From the body of a run's creation to an enqueued run."""
+"""From the body of a run's creation to what is enqueued."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runstream import Client, Command, Document, Run, Send
+from runstream import Command, Document, RunSpec, Send
 from runstream.command import NOT_GIVEN
 from runstream_gateway.assistants import Assistant
-from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate
+from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate, Strategy
 from runstream_gateway.errors import ApiError
 from runstream_gateway.marks import MARKS, Marks, pregel_modes
 from runstream_gateway.settings import HeaderRules
 
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
-_RESERVED = "langgraph_auth_"
+_RESERVED = ("langgraph_auth_", "__pregel_")
+_PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
 _PRIVATE_PARTS = ("key", "token", "secret", "auth", "cookie", "password", "signature")
 
 
@@ -42,33 +43,36 @@ class Submission:
     context_fields: Collection[str] | None = None
 
 
-async def submit(client: Client, what: Submission, *, retention: float | None) -> Run:
-    """Enqueue a run.
+def run_spec(what: Submission, *, retention: float | None) -> RunSpec:
+    """What is to be enqueued.
 
     Raises:
-        ApiError: 400, parts of the request exclude each other.
-        InvalidRequest: something is not as it has to be.
-        ThreadBusy: the strategy is `reject`, and a run is on the thread.
+        ApiError: 400, parts of the request exclude each other; 422, something is not as it has to be.
     """
     body = what.body
-    config = _config(what)
-    return await client.enqueue(
+    return RunSpec(
         what.assistant.graph_id,
         _given(body.input, body.command),
-        run_id=what.run_id,
-        thread_id=None if what.thread is None else what.thread.id,
-        config=config,
-        context=_context(what),
-        metadata={**_metadata(what), MARKS: _marks(what).model_dump(mode="json")},
-        stream_mode=pregel_modes(body.stream_mode),
-        subgraphs=bool(body.stream_subgraphs),
-        interrupt_before=body.interrupt_before,
-        interrupt_after=body.interrupt_after,
-        durability=_durability(body),
-        delay=body.after_seconds or None,
-        multitask_strategy=(body.multitask_strategy if isinstance(body, RunCreate) else None) or "enqueue",
-        retention=retention,
+        {
+            "run_id": what.run_id,
+            "thread_id": None if what.thread is None else what.thread.id,
+            "config": _config(what),
+            "context": _context(what),
+            "metadata": {**_metadata(what), MARKS: _marks(what).model_dump(mode="json")},
+            "stream_mode": pregel_modes(body.stream_mode),
+            "subgraphs": bool(body.stream_subgraphs),
+            "interrupt_before": body.interrupt_before,
+            "interrupt_after": body.interrupt_after,
+            "durability": _durability(body),
+            "delay": body.after_seconds or None,
+            "multitask_strategy": _strategy(body),
+            "retention": retention,
+        },
     )
+
+
+def _strategy(body: StatelessRunCreate) -> Strategy:
+    return (body.multitask_strategy if isinstance(body, RunCreate) else None) or "enqueue"
 
 
 def _given(given: Any, command: RunCommand | None) -> Any:
@@ -96,7 +100,7 @@ def _goto(goto: Any) -> Any:
 
 def _metadata(what: Submission) -> dict[str, Any]:
     thread = {} if what.thread is None else what.thread.data["metadata"]
-    of_config = (what.body.config or {}).get("metadata") or {}
+    of_config = _object(what.body.config or {}, "metadata")
     merged = {**what.assistant.metadata, **thread, **of_config, **what.metadata}
     merged.pop("run_id", None)
     return {**merged, "assistant_id": what.assistant.assistant_id, "graph_id": what.assistant.graph_id}
@@ -104,11 +108,10 @@ def _metadata(what: Submission) -> dict[str, Any]:
 
 def _marks(what: Submission) -> Marks:
     body = what.body
-    strategy = (body.multitask_strategy if isinstance(body, RunCreate) else None) or "enqueue"
     return Marks(
         assistant_id=what.assistant.assistant_id,
         stream_mode=tuple(body.stream_mode),
-        multitask_strategy=strategy,
+        multitask_strategy=_strategy(body),
         stateless=what.thread is None,
         feedback_keys=tuple(body.feedback_keys or ()),
     )
@@ -140,7 +143,11 @@ def _config(what: Submission) -> dict[str, Any]:
 
 
 def _unreserved(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What a caller may choose: who calls is not among it, even where nobody is asked."""
+    """What a caller may choose: not who calls, even where nobody is asked, and nothing that is LangGraph's own."""
+    for name, kind in _PLACES.items():
+        if chosen.get(name) is not None and not isinstance(chosen[name], kind):
+            told = "an object" if kind is dict else "a string"
+            raise ApiError(422, f"config.configurable.{name}: {chosen[name]!r} must be {told}")
     return {key: value for key, value in chosen.items() if not key.startswith(_RESERVED)}
 
 

@@ -67,11 +67,20 @@ class Threads:
         allowed: Allowed,
         *,
         if_exists: Literal["raise", "do_nothing"] = "raise",
+        supersteps: Sequence[Mapping[str, Any]] = (),
     ) -> Document:
         """Write a new thread.
 
+        Args:
+            thread_id: its id; made when left out.
+            metadata: what is known of it.
+            allowed: which threads the caller may see.
+            if_exists: what to do where there is one of this id; `do_nothing` gives that one, as it is.
+            supersteps: the states that it had elsewhere.
+
         Raises:
-            ApiError: 409, there is one of this id, and that was not to be; or there is something of somebody else's.
+            ApiError: 409, there is one of this id, and that was not to be, or there is something of somebody else's;
+                404, 422: the supersteps are not the graph's, and nothing of the thread is left.
         """
         if thread_id is not None and await self._is_anothers(thread_id, allowed):
             raise ApiError(409, f"thread {thread_id!r} not found")
@@ -80,6 +89,7 @@ class Threads:
         data = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
         created = await self._documents.create(thread_id, data)
         if created is not None:
+            await self._take_supersteps(created, supersteps)
             return created
         # Whose it is matters first: an id tells nobody that somebody else's thread exists.
         known = await self.get(thread_id, allowed, missing=409)
@@ -175,18 +185,23 @@ class Threads:
         except NotImplementedError:
             raise ApiError(501, "the checkpointer cannot remove a part of a thread's states") from None
 
-    async def take_supersteps(self, thread: Document, supersteps: Sequence[Mapping[str, Any]]) -> None:
-        """Write the states of a thread that was elsewhere before, step by step.
+    async def _take_supersteps(self, thread: Document, supersteps: Sequence[Mapping[str, Any]]) -> None:
+        """Write the states of a new thread that was elsewhere before, step by step; all of them, or no thread."""
+        try:
+            for step in supersteps:
+                await self._take_superstep(thread, step)
+        except ApiError:
+            await self._documents.delete(thread.id)
+            if self._states.saver is not None:
+                await self._states.saver.adelete_thread(thread.id)
+            raise
 
-        Raises:
-            ApiError: 422, they are not updates of the thread's graph.
-        """
-        graph = thread.data["metadata"].get("graph_id")
+    async def _take_superstep(self, thread: Document, step: Mapping[str, Any]) -> None:
+        graph = self._states.graph_of(thread.data["metadata"])
         if graph is None:
             raise ApiError(422, "supersteps: metadata.graph_id has to say of which graph the thread is")
-        for step in supersteps:
-            for update in step.get("updates", ()):
-                await self._states.update(graph, thread.id, update.get("values"), as_node=update.get("as_node"))
+        for update in step["updates"]:
+            await self._states.update(graph, thread.id, update["values"], as_node=update["as_node"])
 
     async def search(self, query: ThreadQuery, allowed: Allowed) -> list[Document]:
         """The threads that are looked for, the newest first."""
@@ -230,8 +245,10 @@ class Threads:
 
     async def _view(self, document: Document, active: int, last: RunInfo | None, *, values: bool) -> dict[str, Any]:
         depends = not active and (last is None or last.status not in _FAILED)
-        graph = document.data["metadata"].get("graph_id")
-        state = await self._states.get(graph, document.id) if values or depends else EMPTY_STATE
+        graph = self._states.graph_of(document.data["metadata"])
+        # A thread of a graph that is not here, or not any more, is no reason not to show it, or the others.
+        wanted = self._states.knows(graph) and (values or depends)
+        state = await self._states.get(graph, document.id) if wanted else EMPTY_STATE
         return _shown(document, active=active, last=last, state=state, show_errors=self._show_errors)
 
 

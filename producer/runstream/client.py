@@ -168,10 +168,22 @@ class Client:
             RunExists: a run id or idempotency key is taken by another request; the other runs were written.
             ThreadBusy: of one of them, the thread has a run and the strategy is `reject`; the other runs were written.
         """
-        limit = self._settings.max_request_bytes
-        return await self._enqueue([prepare(run.graph, run.input, run.options, max_bytes=limit) for run in runs])
+        return await self.enqueue_prepared([self.prepare(run) for run in runs])
 
-    async def _enqueue(self, prepared: Sequence[PreparedRun]) -> list[Run]:
+    def prepare(self, run: RunSpec) -> PreparedRun:
+        """Check a run and do not enqueue it yet: for who has more to write than the run, and only if it is right.
+
+        Raises:
+            InvalidRequest: something is not as it has to be.
+        """
+        return prepare(run.graph, run.input, run.options, max_bytes=self._settings.max_request_bytes)
+
+    async def enqueue_prepared(self, prepared: Sequence[PreparedRun]) -> list[Run]:
+        """Enqueue what `prepare` has found right, all in one round trip.
+
+        Raises:
+            RunExists, ThreadBusy: as `enqueue_many`.
+        """
         if not prepared:
             return []
         to_write = [self._to_write(run) for run in prepared]
@@ -229,7 +241,7 @@ class Client:
             ProtocolError: its request cannot be read by this version.
         """
         run_id = check_run_id(run_id)
-        (run,) = await self._enqueue([prepare_again(await self._records.request(run_id))])
+        (run,) = await self.enqueue_prepared([prepare_again(await self._records.request(run_id))])
         await self._records.bury(run_id)
         return run
 

@@ -329,6 +329,8 @@ def _config(value: object) -> dict[str, Any]:
     _check_config("configurable", config, dict, "an object")
     _check_config("metadata", config, dict, "an object")
     _check_config("tags", config, list, "a list of strings")
+    if any(not isinstance(tag, str) for tag in config.get("tags") or ()):
+        raise InvalidRequest("config.tags", f"{config['tags']!r} must be a list of strings")
     _check_config("run_name", config, str, "a string")
     for name in ("recursion_limit", "max_concurrency"):
         _check_config(name, config, int, "a whole number over 0")

@@ -65,6 +65,14 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
     )
     parser.add_argument("--api-keys", action="store_true", help="callers need a key: `runstream keys create NAME`")
     parser.add_argument("--show-errors", action="store_true", help="tell clients the messages of all exceptions")
+    for name, what, default in (("head", "the first line and the headers", 10), ("body", "the body", 30)):
+        parser.add_argument(
+            f"--{name}-timeout",
+            type=_seconds,
+            default=default,
+            metavar="S",
+            help=f"seconds that {what} of a request may take to arrive ({default})",
+        )
     parser.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--webhook-allow",
@@ -81,3 +89,13 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0 to 65535")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds over 0")
+    return seconds

@@ -50,6 +50,8 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         namespace=namespace(args),
         checkpointer_url=args.checkpointer or configured.location,
         thread_ttl=configured.ttl or DEFAULT_THREAD_TTL,
+        head_timeout=args.head_timeout,
+        body_timeout=args.body_timeout,
         show_errors=args.show_errors,
         api_keys=args.api_keys,
         token_secret=os.environ.get("RUNSTREAM_TOKEN_SECRET") or None,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, WebSocket
+from fastapi import Depends, Path, Request, WebSocket
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -124,6 +124,8 @@ async def access_of_websocket(websocket: WebSocket) -> Access:
 
 
 Accessing = Annotated[Access, Depends(access_of)]
+ThreadId = Annotated[str, Path(description="The thread's UUID.", json_schema_extra={"format": "uuid"})]
+RunId = Annotated[str, Path(description="The run's UUID.", json_schema_extra={"format": "uuid"})]
 
 
 class Json(Response):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
 from runstream import Document, Run
+from runstream.request import PreparedRun
 from runstream_gateway.access import Allowed
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
-from runstream_gateway.submit import Submission, configurable_headers, submit
+from runstream_gateway.submit import Submission, configurable_headers, run_spec
 
 _TOLD_WITHIN = 3600.0
 _NOT_FOUND = "Thread or assistant not found."
@@ -43,6 +45,21 @@ class Created:
         return {"location": f"{self.path}/{leaf}", "content-location": self.path}
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A run that has been found right, and of which nothing has been written.
+
+    Attributes:
+        submission: what makes it up; the thread's version is 0 where it has yet to be created.
+        allowed: which threads the caller may run on.
+        prepared: what is enqueued.
+    """
+
+    submission: Submission
+    allowed: Allowed
+    prepared: PreparedRun
+
+
 async def create_on_thread(access: Access, thread_id: str, body: RunCreate, request: Request) -> Created:
     """Enqueue a run on a thread.
 
@@ -54,64 +71,53 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     allowed, metadata = await _authorized(access, run_id, thread_id, body)
     await access.gateway.courier.check(body.webhook)
     assistant = await _assistant(access, body.assistant_id)
-    # Whoever has too many runs gets no thread, either.
-    async with access.gateway.limiter.runs(access.caller, [run_id]):
-        thread = await _thread(access, thread_id, body, metadata, allowed)
-        about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-        thread = await access.gateway.threads.change(thread.id, allowed, _first(thread, about), known=thread)
-        fields = await _context_fields(access, assistant, body)
-        told = _told(access, request)
-        submission = Submission(run_id, body, assistant, thread, metadata, told, fields)
-        if body.multitask_strategy == "rollback":
-            return await _rolling_back(access, thread.id, submission)
-        return await _submit(access, submission)
+    thread = await _thread(access, thread_id, body, metadata, allowed)
+    fields = await _context_fields(access, assistant, body)
+    submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request), fields)
+    plan = _planned(access, submission, allowed)
+    if body.multitask_strategy == "rollback":
+        return await _rolling_back(access, plan)
+    return (await _enqueued(access, [plan]))[0]
 
 
-async def _rolling_back(access: Access, thread_id: str, submission: Submission) -> Created:
+async def _rolling_back(access: Access, plan: _Plan) -> Created:
     """Enqueue a run in the place of those that are on its thread, of which nothing is to be left."""
-    runs = access.gateway.client.thread_runs(thread_id)
+    runs = access.gateway.client.thread_runs(plan.prepared.request.thread_id)
     rolled_back = [info.run_id async for info in runs if not info.status.ended]
-    created = await _submit(access, submission)
+    created = await _enqueued(access, [plan])
     access.gateway.runs.forget_later(rolled_back)
-    return created
+    return created[0]
 
 
 async def create_many(access: Access, bodies: Sequence[StatelessRunCreate], request: Request) -> list[Created]:
-    """Enqueue runs that are given no thread, in their order; none of them where the caller may not have as many.
+    """Enqueue runs that are given no thread, in their order; all of them, or none where one of them is refused.
 
     Raises:
         ApiError: as of one; 429.
     """
-    run_ids = [new_id() for _ in bodies]
-    async with access.gateway.limiter.runs(access.caller, run_ids):
-        return [
-            await create_stateless(access, body, request, run_id=run_id)
-            for body, run_id in zip(bodies, run_ids, strict=True)
-        ]
+    return await _enqueued(access, [await _stateless(access, body, request) for body in bodies])
 
 
-async def create_stateless(
-    access: Access, body: StatelessRunCreate, request: Request, *, run_id: str | None = None
-) -> Created:
+async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:
     """Enqueue a run that is given no thread. One that is to be kept gets one, and others a place that goes with them.
 
     Raises:
         ApiError: 404, there is no such assistant; 400, 403, 422.
     """
+    return (await _enqueued(access, [await _stateless(access, body, request)]))[0]
+
+
+async def _stateless(access: Access, body: StatelessRunCreate, request: Request) -> _Plan:
     if body.command is not None and body.command.resume is not None:
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
-    run_id = run_id or new_id()
+    run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
     await access.gateway.courier.check(body.webhook)
     assistant = await _assistant(access, body.assistant_id)
-    async with access.gateway.limiter.runs(access.caller, [run_id]):
-        thread = None
-        if body.on_completion == "keep":
-            about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-            thread = await access.gateway.threads.create(None, {**metadata, **about}, allowed)
-        fields = await _context_fields(access, assistant, body)
-        told = _told(access, request)
-        return await _submit(access, Submission(run_id, body, assistant, thread, metadata, told, fields))
+    thread = _new_thread(new_id(), metadata) if body.on_completion == "keep" else None
+    fields = await _context_fields(access, assistant, body)
+    submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request), fields)
+    return _planned(access, submission, allowed)
 
 
 async def _context_fields(access: Access, assistant: Assistant, body: StatelessRunCreate) -> Collection[str] | None:
@@ -120,16 +126,41 @@ async def _context_fields(access: Access, assistant: Assistant, body: StatelessR
     return await access.gateway.assistants.context_fields(assistant) if is_configured else None
 
 
-async def _submit(access: Access, submission: Submission) -> Created:
+def _planned(access: Access, submission: Submission, allowed: Allowed) -> _Plan:
     gateway = access.gateway
     keeps_short = submission.thread is None and not submission.body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
     if retention is not None and submission.body.webhook is not None:
         # A gateway that comes back has to find what it is to tell.
         retention = max(retention, _TOLD_WITHIN)
-    async with gateway.courier.expecting(submission.run_id, submission.body.webhook):
-        run = await submit(gateway.client, submission, retention=retention)
-    return Created(run, submission.thread is not None)
+    return _Plan(submission, allowed, gateway.client.prepare(run_spec(submission, retention=retention)))
+
+
+async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
+    """Write what was planned. Whatever could be refused for what it says has been, and so has what is too much."""
+    gateway = access.gateway
+    run_ids = [plan.submission.run_id for plan in plans]
+    async with gateway.limiter.runs(access.caller, run_ids), AsyncExitStack() as expected:
+        for plan in plans:
+            await _write_thread(access, plan)
+            expecting = gateway.courier.expecting(plan.submission.run_id, plan.submission.body.webhook)
+            await expected.enter_async_context(expecting)
+        runs = await gateway.client.enqueue_prepared([plan.prepared for plan in plans])
+    return [Created(run, plan.submission.thread is not None) for run, plan in zip(runs, plans, strict=True)]
+
+
+async def _write_thread(access: Access, plan: _Plan) -> None:
+    """Create the thread of a run if it is not there, and let its first run tell what it is of."""
+    thread, assistant, threads = plan.submission.thread, plan.submission.assistant, access.gateway.threads
+    if thread is None:
+        return
+    about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
+    if thread.version == 0:
+        metadata = {**thread.data["metadata"], **about}
+        thread = await threads.create(thread.id, metadata, plan.allowed, if_exists="do_nothing")
+        if thread.version == 1 and thread.data["metadata"] == metadata:
+            return
+    await threads.change(thread.id, plan.allowed, _first(thread, about), known=thread)
 
 
 async def _authorized(
@@ -165,13 +196,17 @@ async def _assistant(access: Access, name_or_id: str) -> Assistant:
 async def _thread(
     access: Access, thread_id: str, body: RunCreate, metadata: dict[str, Any], allowed: Allowed
 ) -> Document:
-    threads = access.gateway.threads
-    if body.if_not_exists == "create":
-        return await threads.create(thread_id, metadata, allowed, if_exists="do_nothing")
+    """The thread to run on; one of version 0 where it has yet to be created."""
     try:
-        return await threads.get(thread_id, allowed)
+        return await access.gateway.threads.get(thread_id, allowed)
     except ApiError:
+        if body.if_not_exists == "create":
+            return _new_thread(thread_id, metadata)
         raise ApiError(404, _NOT_FOUND) from None
+
+
+def _new_thread(thread_id: str, metadata: dict[str, Any]) -> Document:
+    return Document(thread_id, 0, {"metadata": metadata})
 
 
 def _first(thread: Document, about: dict[str, str]) -> dict[str, str]:

@@ -12,14 +12,15 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
-from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
+from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.runs import Readable, RunStatus, api_status, check_one_of_two
-from runstream_gateway.shapes import REFUSALS, RunShape
+from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, WORDS, RunPart, RunShape
 
-router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS)
-many = APIRouter(tags=["runs"], responses=REFUSALS)
+router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
+many = APIRouter(tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
 
 LastEventId = Annotated[
     str | None, Header(description="Go on behind this event; `-1` for all of them. Without it: from now on.")
@@ -29,15 +30,15 @@ CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this rea
 
 
 @router.post("", response_model=RunShape, summary="Create a run")
-async def create(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
+async def create(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run; a worker takes it at once, or when its turn on the thread has come."""
     created = await create_on_thread(access, thread_id, body, request)
     view = await access.gateway.runs.new_view(created.run.run_id)
     return Json(view, headers={"content-location": created.path})
 
 
-@router.post("/stream", summary="Create a run and stream it")
-async def create_and_stream(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
+@router.post("/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a run and stream it")
+async def create_and_stream(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come (`text/event-stream`), or its words (`Accept: text/plain`)."""
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
@@ -45,7 +46,7 @@ async def create_and_stream(thread_id: str, body: RunCreate, request: Request, a
 
 
 @router.post("/wait", summary="Create a run and wait for its result")
-async def create_and_wait(thread_id: str, body: RunCreate, request: Request, access: Accessing) -> Response:
+async def create_and_wait(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and answer with its final values when it has ended."""
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
@@ -54,9 +55,9 @@ async def create_and_wait(thread_id: str, body: RunCreate, request: Request, acc
         )
 
 
-@router.get("", response_model=list[RunShape], summary="List a thread's runs")
+@router.get("", response_model=list[RunPart], summary="List a thread's runs")
 async def list_runs(
-    thread_id: str,
+    thread_id: ThreadId,
     access: Accessing,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
@@ -71,14 +72,14 @@ async def list_runs(
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run")
-async def get(thread_id: str, run_id: str, access: Accessing) -> Response:
+async def get(thread_id: ThreadId, run_id: RunId, access: Accessing) -> Response:
     """A run."""
     return Json(await access.gateway.runs.view(await find(access, thread_id, run_id, "read")))
 
 
 @router.get("/{run_id}/join", summary="Wait for a run's result")
 async def join(
-    thread_id: str, run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False
+    thread_id: ThreadId, run_id: RunId, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False
 ) -> Response:
     """The final values of a run, when it has ended."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
@@ -87,10 +88,10 @@ async def join(
     return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
 
 
-@router.get("/{run_id}/stream", summary="Stream a run")
+@router.get("/{run_id}/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Stream a run")
 async def stream(
-    thread_id: str,
-    run_id: str,
+    thread_id: ThreadId,
+    run_id: RunId,
     request: Request,
     access: Accessing,
     last_event_id: LastEventId = None,
@@ -106,16 +107,20 @@ async def stream(
     )
 
 
-@router.get("/{run_id}/text", summary="Stream a run's words")
-async def text(thread_id: str, run_id: str, access: Accessing) -> Response:
+@router.get("/{run_id}/text", response_class=Response, responses=WORDS, summary="Stream a run's words")
+async def text(thread_id: ThreadId, run_id: RunId, access: Accessing) -> Response:
     """The words of a run's AI messages as plain text, from its start: for `curl -N`."""
     return await text_stream(access, Readable.of(await find(access, thread_id, run_id, "read")))
 
 
-@router.post("/{run_id}/cancel", summary="Cancel a run")
+@router.post(
+    "/{run_id}/cancel",
+    responses={202: {"description": "It has been asked to end."}},
+    summary="Cancel a run",
+)
 async def cancel(
-    thread_id: str,
-    run_id: str,
+    thread_id: ThreadId,
+    run_id: RunId,
     access: Accessing,
     wait: bool = False,
     action: Literal["interrupt", "rollback"] = "interrupt",
@@ -133,7 +138,7 @@ async def cancel(
 
 
 @router.delete("/{run_id}", status_code=204, summary="Delete a run")
-async def delete(thread_id: str, run_id: str, access: Accessing) -> Response:
+async def delete(thread_id: ThreadId, run_id: RunId, access: Accessing) -> Response:
     """Forget a run; one that goes on is stopped first. What it has saved of the thread stays."""
     await access.gateway.runs.delete(await find(access, thread_id, run_id, "delete"))
     return Response(status_code=204)

@@ -11,30 +11,31 @@ from starlette.responses import Response
 from runstream import Document
 from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
 from runstream_gateway.errors import ApiError
-from runstream_gateway.routes.common import Access, Accessing, Json, query_list, selected
+from runstream_gateway.refusals import StrictRoute
+from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, query_list, selected
 from runstream_gateway.routes.threads import thread_access
-from runstream_gateway.shapes import REFUSALS, StateShape, StateWritten
+from runstream_gateway.shapes import REFUSALS, StatePart, StateWritten
 
 Select = Annotated[list[str] | None, Query(description="Only these fields; `values.<key>` is one of the values.")]
 
-router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS)
+router = APIRouter(prefix="/threads/{thread_id}", tags=["state"], responses=REFUSALS, route_class=StrictRoute)
 
 
-@router.get("/state", response_model=StateShape, summary="Get a thread's state")
-async def get(thread_id: str, access: Accessing, subgraphs: bool = False, select: Select = None) -> Response:
+@router.get("/state", response_model=StatePart, summary="Get a thread's state")
+async def get(thread_id: ThreadId, access: Accessing, subgraphs: bool = False, select: Select = None) -> Response:
     """The last state of a thread."""
     return await _state(access, thread_id, None, subgraphs=subgraphs, select=query_list(select))
 
 
-@router.post("/state/checkpoint", response_model=StateShape, summary="Get a thread's state at a checkpoint")
-async def get_at(thread_id: str, body: StateAt, access: Accessing) -> Response:
+@router.post("/state/checkpoint", response_model=StatePart, summary="Get a thread's state at a checkpoint")
+async def get_at(thread_id: ThreadId, body: StateAt, access: Accessing) -> Response:
     """The state of a thread at a checkpoint."""
     return await _state(access, thread_id, body.checkpoint, subgraphs=bool(body.subgraphs), select=body.select)
 
 
-@router.get("/state/{checkpoint_id}", response_model=StateShape, summary="Get a thread's state by a checkpoint's id")
+@router.get("/state/{checkpoint_id}", response_model=StatePart, summary="Get a thread's state by a checkpoint's id")
 async def get_by_id(
-    thread_id: str, checkpoint_id: str, access: Accessing, subgraphs: bool = False, select: Select = None
+    thread_id: ThreadId, checkpoint_id: str, access: Accessing, subgraphs: bool = False, select: Select = None
 ) -> Response:
     """The state of a thread at a checkpoint."""
     at = Checkpoint(checkpoint_id=checkpoint_id)
@@ -42,14 +43,14 @@ async def get_by_id(
 
 
 @router.post("/state", response_model=StateWritten, summary="Update a thread's state")
-async def update(thread_id: str, body: StateUpdate, access: Accessing) -> Response:
+async def update(thread_id: ThreadId, body: StateUpdate, access: Accessing) -> Response:
     """Write a state as if a node had returned these values. Refused while a run is on the thread."""
     thread_id, allowed = await thread_access(access, thread_id, "update", values=body.values)
     gateway = access.gateway
     thread = await gateway.threads.get(thread_id, allowed)
     if (await gateway.client.active([thread_id]))[0]:
         raise ApiError(409, f"a run is on thread {thread_id!r}; update its state when that has ended")
-    graph = thread.data["metadata"].get("graph_id")
+    graph = access.gateway.states.graph_of(thread.data["metadata"])
     if graph is None:
         raise ApiError(400, f"thread {thread_id!r} has had no run yet, so that its graph is not known")
     checkpoint = _checkpoint(body.checkpoint, body.checkpoint_id)
@@ -58,15 +59,17 @@ async def update(thread_id: str, body: StateUpdate, access: Accessing) -> Respon
     return Json({"checkpoint": written, "configurable": written, "checkpoint_id": written.get("checkpoint_id")})
 
 
-@router.post("/history", response_model=list[StateShape], summary="Get a thread's states")
-async def history(thread_id: str, access: Accessing, body: Annotated[HistorySearch | None, Body()] = None) -> Response:
+@router.post("/history", response_model=list[StatePart], summary="Get a thread's states")
+async def history(
+    thread_id: ThreadId, access: Accessing, body: Annotated[HistorySearch | None, Body()] = None
+) -> Response:
     """The states of a thread, the newest first."""
     return await _history(access, thread_id, body or HistorySearch())
 
 
-@router.get("/history", response_model=list[StateShape], summary="Get a thread's states")
+@router.get("/history", response_model=list[StatePart], summary="Get a thread's states")
 async def get_history(
-    thread_id: str,
+    thread_id: ThreadId,
     access: Accessing,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     before: str | None = None,
@@ -84,7 +87,7 @@ async def _state(
     access: Access, thread_id: str, at: Checkpoint | None, *, subgraphs: bool, select: Sequence[str] | None
 ) -> Response:
     thread = await _thread(access, thread_id)
-    graph = thread.data["metadata"].get("graph_id")
+    graph = access.gateway.states.graph_of(thread.data["metadata"])
     checkpoint = None if at is None else at.model_dump(exclude_none=True)
     state = await access.gateway.states.get(graph, thread.id, checkpoint, subgraphs=subgraphs)
     return Json(_selected(state, select))
@@ -93,7 +96,7 @@ async def _state(
 async def _history(access: Access, thread_id: str, body: HistorySearch) -> Response:
     thread = await _thread(access, thread_id)
     found = await access.gateway.states.history(
-        thread.data["metadata"].get("graph_id"),
+        access.gateway.states.graph_of(thread.data["metadata"]),
         thread.id,
         limit=body.limit,
         before=_before(body.before),

@@ -11,14 +11,15 @@ from runstream import RunInfo
 from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
-from runstream_gateway.routes.common import Access, Accessing, Json, query_list
+from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
 from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes, reading
 from runstream_gateway.runs import Readable
-from runstream_gateway.shapes import REFUSALS, RunShape
+from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, RunShape
 
-router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS)
+router = APIRouter(prefix="/runs", tags=["stateless runs"], responses=REFUSALS, route_class=StrictRoute)
 _MOST_IN_BATCH = 1000
 
 
@@ -30,7 +31,9 @@ async def create(body: StatelessRunCreate, request: Request, access: Accessing) 
     return Json(view, headers={"content-location": f"/runs/{created.run.run_id}"})
 
 
-@router.post("/stream", summary="Create a stateless run and stream it")
+@router.post(
+    "/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a stateless run and stream it"
+)
 async def create_and_stream(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come. Its `Location` can be read like that of any run."""
     async with access.stream_to_come():
@@ -58,22 +61,24 @@ async def batch(
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run by its id alone")
-async def get(run_id: str, access: Accessing) -> Response:
+async def get(run_id: RunId, access: Accessing) -> Response:
     """A run, whatever its thread."""
     return Json(await access.gateway.runs.view(await _find(access, run_id)))
 
 
 @router.get("/{run_id}/join", summary="Wait for a run's result by its id alone")
-async def join(run_id: str, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
+async def join(run_id: RunId, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
-    headers = {"location": f"/runs/{run_id}/join", "content-location": f"/runs/{run_id}"}
+    headers = {"location": f"/runs/{info.run_id}/join", "content-location": f"/runs/{info.run_id}"}
     return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
 
 
-@router.get("/{run_id}/stream", summary="Stream a run by its id alone")
+@router.get(
+    "/{run_id}/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Stream a run by its id alone"
+)
 async def stream(
-    run_id: str,
+    run_id: RunId,
     request: Request,
     access: Accessing,
     last_event_id: LastEventId = None,

@@ -12,13 +12,14 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.routes.common import Access, Accessing, Json, paged, query_list, selected
-from runstream_gateway.shapes import REFUSALS, ThreadShape
+from runstream_gateway.refusals import StrictRoute
+from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, paged, query_list, selected
+from runstream_gateway.shapes import EVENTS, REFUSALS, Error, PrunedShape, ThreadPart, ThreadShape
 from runstream_gateway.streaming import FrameResponse
 from runstream_gateway.thread_reader import ThreadMode, ThreadReader
 from runstream_gateway.threads import ThreadQuery
 
-router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS)
+router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS, route_class=StrictRoute)
 _COMPUTED_KEYS = ("status", "state_updated_at")
 
 
@@ -30,14 +31,18 @@ async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()]
     value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {}), "if_exists": body.if_exists}
     allowed = await access.to("threads", "create", value)
     threads = access.gateway.threads
-    created = await threads.create(thread_id, value["metadata"], allowed, if_exists=body.if_exists or "raise")
-    if body.supersteps:
-        await threads.take_supersteps(created, body.supersteps)
+    created = await threads.create(
+        thread_id,
+        value["metadata"],
+        allowed,
+        if_exists=body.if_exists or "raise",
+        supersteps=[step.model_dump() for step in body.supersteps or ()],
+    )
     is_new = created.version == 1 and not body.supersteps and body.if_exists != "do_nothing"
     return Json(threads.new_view(created) if is_new else await threads.view(created))
 
 
-@router.post("/search", response_model=list[ThreadShape], summary="Search threads")
+@router.post("/search", response_model=list[ThreadPart], summary="Search threads")
 async def search(access: Accessing, body: Annotated[ThreadSearch | None, Body()] = None) -> Response:
     """The threads that fit, the newest first; `X-Pagination-Total` tells how many there are."""
     body = body or ThreadSearch()
@@ -66,7 +71,12 @@ async def count(access: Accessing, body: Annotated[ThreadCount | None, Body()] =
     return Json(len(await access.gateway.threads.search(query, allowed)))
 
 
-@router.post("/prune", summary="Prune threads")
+@router.post(
+    "/prune",
+    response_model=PrunedShape,
+    responses={501: {"model": Error, "description": "The checkpointer cannot do this."}},
+    summary="Prune threads",
+)
 async def prune(access: Accessing, body: ThreadPrune) -> Response:
     """Remove threads, or all of their states but the last."""
     threads, pruned = access.gateway.threads, 0
@@ -86,16 +96,21 @@ async def prune(access: Accessing, body: ThreadPrune) -> Response:
 
 
 @router.get("/{thread_id}", response_model=ThreadShape, summary="Get a thread")
-async def get(thread_id: str, access: Accessing) -> Response:
+async def get(thread_id: ThreadId, access: Accessing) -> Response:
     """A thread, with its status and the values of its state."""
     thread_id, allowed = await thread_access(access, thread_id, "read")
     threads = access.gateway.threads
     return Json(await threads.view(await threads.get(thread_id, allowed)))
 
 
-@router.patch("/{thread_id}", response_model=ThreadShape, summary="Change a thread's metadata")
+@router.patch(
+    "/{thread_id}",
+    response_model=ThreadShape,
+    responses={204: {"description": "It was changed, and nothing else was to be told."}},
+    summary="Change a thread's metadata",
+)
 async def patch(
-    thread_id: str, body: ThreadPatch, access: Accessing, prefer: Annotated[str, Header()] = ""
+    thread_id: ThreadId, body: ThreadPatch, access: Accessing, prefer: Annotated[str, Header()] = ""
 ) -> Response:
     """Merge into a thread's metadata, key by key. `Prefer: return=minimal` answers 204."""
     thread_id = check_uuid(thread_id, "thread_id")
@@ -108,7 +123,7 @@ async def patch(
 
 
 @router.delete("/{thread_id}", status_code=204, summary="Delete a thread")
-async def delete(thread_id: str, access: Accessing) -> Response:
+async def delete(thread_id: ThreadId, access: Accessing) -> Response:
     """Remove a thread with its runs and its state; runs that go on are stopped first."""
     thread_id, allowed = await thread_access(access, thread_id, "delete")
     await access.gateway.threads.delete(thread_id, allowed)
@@ -116,7 +131,7 @@ async def delete(thread_id: str, access: Accessing) -> Response:
 
 
 @router.post("/{thread_id}/copy", response_model=ThreadShape, summary="Copy a thread")
-async def copy(thread_id: str, access: Accessing) -> Response:
+async def copy(thread_id: ThreadId, access: Accessing) -> Response:
     """A new thread with the state and the metadata of this one."""
     thread_id, allowed = await thread_access(access, thread_id, "read")
     value: dict[str, Any] = {"metadata": {}}
@@ -125,9 +140,9 @@ async def copy(thread_id: str, access: Accessing) -> Response:
     return Json(await threads.view(await threads.copy(thread_id, allowed, value["metadata"])))
 
 
-@router.get("/{thread_id}/stream", summary="Stream a thread")
+@router.get("/{thread_id}/stream", response_class=Response, responses=EVENTS, summary="Stream a thread")
 async def stream(
-    thread_id: str,
+    thread_id: ThreadId,
     access: Accessing,
     last_event_id: Annotated[str | None, Header(description="Go on behind this event; `-` for all.")] = None,
     stream_mode: Annotated[list[str] | None, Query(description="`run_modes`, `lifecycle`, `state_update`.")] = None,

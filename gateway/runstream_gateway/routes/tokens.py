@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from runstream_gateway.auth.caller import Filter, Scope
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.routes.common import Access, Accessing, Json
+from runstream_gateway.refusals import StrictRoute
+from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId
 from runstream_gateway.shapes import REFUSALS
 
-router = APIRouter(prefix="/threads/{thread_id}", tags=["read tokens"], responses=REFUSALS)
+router = APIRouter(prefix="/threads/{thread_id}", tags=["read tokens"], responses=REFUSALS, route_class=StrictRoute)
 
 
 class TokenCreate(BaseModel):
@@ -30,7 +31,9 @@ class TokenShape(BaseModel):
 
 
 @router.post("/token", response_model=TokenShape, summary="Make a read token for a thread")
-async def of_thread(thread_id: str, access: Accessing, body: Annotated[TokenCreate | None, Body()] = None) -> Response:
+async def of_thread(
+    thread_id: ThreadId, access: Accessing, body: Annotated[TokenCreate | None, Body()] = None
+) -> Response:
     """Whoever has it may read this thread, its state and its runs, for a while, and nothing else."""
     thread_id = check_uuid(thread_id, "thread_id")
     allowed = await access.to("threads", "read", {"thread_id": thread_id})
@@ -40,7 +43,7 @@ async def of_thread(thread_id: str, access: Accessing, body: Annotated[TokenCrea
 
 @router.post("/runs/{run_id}/token", response_model=TokenShape, summary="Make a read token for a run")
 async def of_run(
-    thread_id: str, run_id: str, access: Accessing, body: Annotated[TokenCreate | None, Body()] = None
+    thread_id: ThreadId, run_id: RunId, access: Accessing, body: Annotated[TokenCreate | None, Body()] = None
 ) -> Response:
     """Whoever has it may read this run and its stream, for a while, and nothing else."""
     thread_id, run_id = check_uuid(thread_id, "thread_id"), check_uuid(run_id, "run_id")

@@ -1,0 +1,57 @@
+"""Feedback on runs: /threads/{thread_id}/runs/{run_id}/feedback."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstream import RunNotFound
+from runstream_gateway.errors import not_found
+from runstream_gateway.ids import check_uuid
+from runstream_gateway.routes.common import Accessing, Json, gateway_of
+from runstream_gateway.routes.runs import find
+from runstream_gateway.shapes import REFUSALS
+
+router = APIRouter(prefix="/threads/{thread_id}/runs/{run_id}/feedback", tags=["feedback"], responses=REFUSALS)
+
+
+class FeedbackCreate(BaseModel):
+    """What somebody thinks of a run."""
+
+    score: float | bool | None = None
+    value: Annotated[str | None, Field(max_length=10_000)] = None
+    comment: Annotated[str | None, Field(max_length=10_000)] = None
+
+
+class FeedbackShape(FeedbackCreate):
+    """Feedback that was left."""
+
+    key: str
+    created_at: str
+
+
+@router.get("", response_model=list[FeedbackShape], summary="List a run's feedback")
+async def list_feedback(thread_id: str, run_id: str, access: Accessing) -> Response:
+    """What has been left on a run, the oldest first."""
+    info = await find(access, thread_id, run_id, "read")
+    return Json(await access.gateway.feedback.of_run(info.run_id))
+
+
+@router.post("/{key}", response_model=FeedbackShape, summary="Leave feedback on a run")
+async def leave(
+    thread_id: str, run_id: str, key: str, body: FeedbackCreate, request: Request, token: Annotated[str, Query()] = ""
+) -> Response:
+    """Leave feedback by a link that a run's stream gave out (its `feedback` event). The link is all that it takes."""
+    gateway, run_id = gateway_of(request), check_uuid(run_id, "run_id")
+    entry: dict[str, Any] = body.model_dump(exclude_none=True)
+    try:
+        info = await gateway.client.get(run_id)
+    except RunNotFound:
+        raise not_found("run", run_id) from None
+    if info.thread_id != check_uuid(thread_id, "thread_id"):
+        raise not_found("run", run_id)
+    return Json(await gateway.feedback.leave(run_id, key, token, entry))
