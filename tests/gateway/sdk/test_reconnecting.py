@@ -54,9 +54,9 @@ async def test_what_waits_goes_on(client: Any, proxy: Proxy, thread_id: str) -> 
     waiting = asyncio.create_task(client.runs.wait(thread_id, "slow", input=slowly(len(TICKS))))
     await until(lambda: _runs(client, thread_id), "the run runs")
     await asyncio.sleep(0.1)  # until the answer's head is there, which nothing tells
-    await proxy.cut()
     with pytest.warns(UserWarning, match="attempting reconnect to Location"):
-        assert (await waiting)["steps"] == ["begin", "tick", "finish"]
+        _, values = await asyncio.gather(proxy.cut(), waiting)
+    assert values["steps"] == ["begin", "tick", "finish"]
     assert len(await client.runs.list(thread_id)) == 1
 
 
