@@ -148,7 +148,7 @@ class _Reader:
     def _headers(self, given: Mapping[str, Any]) -> HeaderRules:
         includes, excludes = given.get("includes", given.get("include")), given.get("excludes", given.get("exclude"))
         return HeaderRules(
-            None if includes is None else self._patterns("includes", includes),
+            () if includes is None else self._patterns("includes", includes),
             () if excludes is None else self._patterns("excludes", excludes),
         )
 

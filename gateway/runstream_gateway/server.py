@@ -91,7 +91,7 @@ async def serve(
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
-        # uvicorn raises the signal again when it has served; it must not end the process before the gateway is closed.
+        # uvicorn raises the signal again when it has served; the process must not end before the gateway is closed.
         with signals_to(lambda: None):
             await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
 

