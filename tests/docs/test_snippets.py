@@ -2,7 +2,7 @@
 
 - A `python` snippet whose first line is a comment with a file's name is written to that file.
 - The first `$ runstream worker ...` of a page starts the page's worker, with these targets.
-- A `$ runstream dev ...` starts that command, on a port of its own, which then stands for 2024 on the page.
+- A `$ runstream dev ...` before that starts that command, on a port of its own, which then stands for 2024 on the page.
 - Every other `python` snippet runs here, with `await` where it likes; names live on to the end of the page.
 - On the gateway's page every `bash` snippet runs, too. What Python has called `thread_id` is `$THREAD_ID` there.
 """
@@ -81,7 +81,9 @@ class Reader:
         self._processes = processes
         self._port = _USUAL_PORT
         self._names: dict[str, Any] = {"__name__": "snippet"}
+        self._clients: dict[int, Client | LangGraphClient] = {}
         self._modules: list[str] = []
+        self._has_dev = False
         self._has_worker = False
 
     async def follow(self, block: Block) -> None:
@@ -89,7 +91,7 @@ class Reader:
         for name, *arguments in block.commands:
             if name == "worker" and not self._has_worker:
                 await self._start_worker(arguments)
-            if name == "dev" and not self._has_worker:
+            if name == "dev" and not (self._has_dev or self._has_worker):
                 await self._start_dev(arguments)
         if block.language == "bash" and block.page == IN_A_SHELL:
             await self._run_in_a_shell(block)
@@ -105,9 +107,8 @@ class Reader:
         """Close the clients that the page has left open for its reader, and forget the modules that it has written."""
         for name in self._modules:
             sys.modules.pop(name, None)
-        for value in self._names.values():
-            if isinstance(value, Client | LangGraphClient):
-                await value.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
     async def _start_worker(self, arguments: Sequence[str]) -> None:
         parser = argparse.ArgumentParser(exit_on_error=False)
@@ -124,7 +125,7 @@ class Reader:
             self._port = str(probe.getsockname()[1])
         dev = await self._processes.start("dev", *arguments, "--port", self._port)
         assert (await dev.json_line())["url"] == f"http://127.0.0.1:{self._port}"
-        self._has_worker = True
+        self._has_dev = True
 
     async def _run_in_a_shell(self, block: Block) -> None:
         names = {name.upper(): value for name, value in self._names.items() if name.endswith("_id")}
@@ -146,8 +147,12 @@ class Reader:
         text = "\n" * (block.line - 1) + self._on_port(block.text)
         code = compile(text, str(ROOT / block.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         done = FunctionType(code, self._names)()
-        if inspect.isawaitable(done):
-            await done
+        try:
+            if inspect.isawaitable(done):
+                await done
+        finally:
+            found = [value for value in self._names.values() if isinstance(value, Client | LangGraphClient)]
+            self._clients |= {id(client): client for client in found}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.support.processes import Processes
 from tests.support.workers import Workers
 
 from runstream_worker.graphs import load_graphs
@@ -36,6 +37,23 @@ async def worker(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     graphs = load_graphs([], config_file=EXAMPLES / "langgraph.json")
     sources = {name: source.graph_or_factory for name, source in graphs.items()}
     await workers.start({"checkpointer_url": f"sqlite:///{tmp_path / 'threads.db'}"}, **sources)
+
+
+@pytest.fixture
+async def gateway_url(
+    redis_url: str,
+    namespace: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> AsyncIterator[str]:
+    """A gateway with the examples' graphs, which the scripts find by their environment."""
+    async with Processes(redis_url, namespace, tmp_path) as processes:
+        checkpointer = f"sqlite:///{tmp_path / 'threads.db'}"
+        options = ("--config", str(EXAMPLES / "langgraph.json"), "--port", "0", "--checkpointer", checkpointer)
+        gateway = await processes.start("gateway", "--json", *options)
+        url: str = (await gateway.json_line())["url"]
+        environment["RUNSTREAM_GATEWAY_URL"] = url
+        yield url
 
 
 class RunScript(Protocol):

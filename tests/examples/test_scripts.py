@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 import pytest
@@ -38,6 +39,22 @@ async def test_topics_are_researched_in_parallel(run_script: RunScript, client: 
 
 def _overlap(one: RunInfo, other: RunInfo) -> bool:
     return one.started_at is not None and other.ended_at is not None and one.started_at < other.ended_at
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_sdk_streams_and_reads_on(run_script: RunScript, gateway_url: str, client: Client) -> None:
+    printed = (await run_script("sdk_chat.py", "Why is the sky blue?")).splitlines()
+    ids = shlex.split(printed[-1])
+    (info,) = await client.runs()
+    answer = (await client.result(info.run_id))["messages"][-1]["content"]
+    whole = await run_script("sdk_chat.py", *ids[:4])
+    rest = await run_script("sdk_chat.py", *ids[:4], "--after", "1-3")
+
+    assert "\n".join(printed[:-1]) == answer
+    assert ids == ["--thread", info.thread_id, "--run", info.run_id, "--after", str(info.last_event_id)]
+    assert whole.strip() == answer
+    assert answer.endswith(rest.strip())
+    assert 0 < len(rest.strip()) < len(answer)
 
 
 @pytest.mark.usefixtures("worker")

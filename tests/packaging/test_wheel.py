@@ -11,16 +11,19 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.support.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"producer": "runstream", "worker": "runstream_worker", "gateway": "runstream_gateway"}
-HEAVY = ("arq", "langgraph", "langchain", "langchain_core", "langchain_openai", "fastapi", "uvicorn", "orjson")
+HEAVY = {"arq", "langgraph", "langgraph_sdk", "langchain", "langchain_core", "langchain_openai", "orjson", "httpx"}
+HEAVY |= {"fastapi", "starlette", "uvicorn", "websockets"}
 BARE = {"annotated-types", "pip", "pydantic", "pydantic-core", "redis", "runstream", "setuptools"}
 BARE |= {"typing-extensions", "typing-inspection", "pyjwt", "async-timeout"}  # of pydantic and redis, by version
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Network is unreachable|ProxyError")
@@ -76,6 +79,18 @@ print(json.dumps(told))
 """
 
 
+# Every call of `runstream` imports all commands; those of the gateway must not bring a framework.
+COMMANDS = """
+import contextlib, io, sys
+from runstream.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+    sys.argv = ["runstream", "--help"]
+    main()
+assert "gateway" in told.getvalue()
+print(" ".join({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
 def run(*command: str | Path) -> str:
     """Run a command that needs a package index; where there is none, only continuous integration insists."""
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -106,6 +121,15 @@ def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     run(sys.executable, "-m", "venv", folder)
     run(folder / "bin" / "pip", "install", "-q", wheel)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def gateway_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the extra `gateway`, and no other."""
+    folder = tmp_path_factory.mktemp("gateway")
+    run(sys.executable, "-m", "venv", folder)
+    run(folder / "bin" / "pip", "install", "-q", f"{wheel}[gateway]")
     return folder / "bin" / "python"
 
 
@@ -142,9 +166,12 @@ def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(wheel: Path) 
     assert {name for name in files if not name.startswith(info)} == sources()
     assert {f"{package}/py.typed" for package in PACKAGES.values()} <= files
     assert any(name.endswith(".lua") for name in files)
+    console = {name.rpartition(".")[2] for name in files if name.startswith("runstream_gateway/console/")}
+    assert {"html", "js", "css"} <= console
     assert f"{info}/licenses/LICENSE" in files
     assert "runstream = runstream.cli:main" in entry_points
     assert "worker = runstream_worker.commands:register" in entry_points
+    assert "gateway = runstream_gateway.commands:register" in entry_points
 
 
 def test_the_source_distribution_has_sources_tests_and_licence_and_no_leftovers(built: Path) -> None:
@@ -169,7 +196,7 @@ async def test_a_bare_install_enqueues_tails_and_stops_with_the_newest_redis_py(
     assert told["modes"] == ["attempt", "updates", "end"]
     assert told["result"] == {"number": 42}
     assert (told["outcome"], told["stopped"]) == ("stopping", "enough")
-    assert not set(HEAVY) & set(told["modules"])
+    assert not HEAVY & set(told["modules"])
     assert set(told["installed"]) <= BARE
     assert told["file"].startswith(str(bare_python.parents[1]))
     # The point of it: arq holds the worker back at redis-py 5, a backend is free.
@@ -177,3 +204,55 @@ async def test_a_bare_install_enqueues_tails_and_stops_with_the_newest_redis_py(
     assert int(told["installed"]["redis"].partition(".")[0]) > 5
     worker.command.terminate()
     assert (await worker.command.ended()).code == 0
+
+
+def test_the_commands_of_a_bare_install_load_no_framework_and_say_what_is_missing(
+    bare_python: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "commands.py"
+    script.write_text(COMMANDS)
+    assert not HEAVY & set(run_backend(bare_python, script, {}).split())
+
+    command = bare_python.with_name("runstream")
+    refused = subprocess.run([command, "gateway"], env={}, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == "runstream: error: fastapi is not installed; pip install 'runstream[gateway]'\n"
+
+
+async def test_the_gateway_extra_has_what_a_gateway_needs(
+    gateway_python: Path, processes: Processes, redis_url: str, namespace: str
+) -> None:
+    """A worker and a gateway of that environment, where nothing of this one can be imported."""
+    processes.write("graphs.py", GRAPHS)
+    environment = {"RUNSTREAM_REDIS_URL": redis_url, "RUNSTREAM_NAMESPACE": namespace}
+    async with (
+        installed(gateway_python, processes.folder, environment, "worker", "--json", "math=graphs.py:math"),
+        installed(
+            gateway_python, processes.folder, environment, "gateway", "--json", "math=graphs.py:math", "--port", "0"
+        ) as ready,
+        httpx.AsyncClient(base_url=ready["url"], timeout=30) as http,
+    ):
+        answer = await http.post("/runs/wait", json={"assistant_id": "math", "input": {"number": 21}})
+        assert answer.json() == {"number": 42}
+        page = await http.get("/", headers={"accept": "text/html"})
+        assert page.headers["content-type"].startswith("text/html")
+        assert (await http.get("/docs")).status_code == 200
+
+
+@asynccontextmanager
+async def installed(
+    python: Path, folder: Path, environment: dict[str, str], *arguments: str
+) -> AsyncIterator[dict[str, Any]]:
+    """A command of that environment, from when it is ready; gives what it says then."""
+    process = await asyncio.create_subprocess_exec(
+        python.with_name("runstream"), *arguments, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
