@@ -146,7 +146,9 @@ test("a question and its answer, from their requests", async () => {
 });
 
 test("the same through its hook, with its options", async () => {
-  const page = new Mounted({ assistantId: "agent", threadId: null, fetchStateHistory: true });
+  // It keeps the thread's id in the address, and gives it to the hook from there.
+  const onThreadId = (threadId) => page.change({ threadId });
+  const page = new Mounted({ assistantId: "agent", threadId: null, fetchStateHistory: true, onThreadId });
   after(() => page.unmount());
   await page.settled();
   const options = {
@@ -155,11 +157,8 @@ test("the same through its hook, with its options", async () => {
     streamResumable: true,
     onDisconnect: "continue",
   };
-  const turn = page.now.submit(say("look up river"), options);
-  await page.shows(() => page.threadIds.length === 1, "a thread's id");
-  page.change({ threadId: page.threadIds[0] }); // it keeps the id in the address
-  await turn;
-  await page.settled();
+  await page.now.submit(say("look up river"), options);
+  await page.shows((now) => !now.isLoading && now.messages.length === 4, "the messages");
   assert.deepEqual(page.now.messages.map((message) => message.type), ["human", "ai", "tool", "ai"]);
   const answer = page.now.messages[3];
   const { parent_checkpoint: checkpoint } = page.now.getMessagesMetadata(answer, 3).firstSeenState;

@@ -1,5 +1,7 @@
 // `useStream` of the SDK under test, mounted in a page that has no browser.
 
+import { inspect } from "node:util";
+
 import { Window } from "happy-dom";
 
 import { BASE_URL, SDK, until } from "./support.mjs";
@@ -10,7 +12,7 @@ for (const [name, value] of Object.entries({ window: page, document, navigator }
   Object.defineProperty(globalThis, name, { value, configurable: true }); // newer Nodes have a navigator of their own
 }
 
-const { createElement } = await import("react");
+const { createElement, useEffect } = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { useStream } = await import(`sdk-${SDK}/react`);
 
@@ -21,6 +23,7 @@ export class Mounted {
   #root = createRoot(document.createElement("div"));
   #page;
   #options;
+  #hasEffects = false;
   /** What the hook gave at the last rendering. */
   now;
   /** The contents of the messages at each rendering. */
@@ -43,6 +46,9 @@ export class Mounted {
       const stream = useStream(this.#options);
       this.now = stream;
       this.frames.push(stream.messages.map((message) => message.content));
+      useEffect(() => {
+        this.#hasEffects = true;
+      }, []);
       return null;
     };
     this.#root.render(createElement(this.#page));
@@ -60,12 +66,19 @@ export class Mounted {
 
   /** Wait until a rendering is as wanted. */
   async shows(condition, what) {
-    await until(() => this.now && condition(this.now), `the hook shows ${what ?? condition}`);
+    try {
+      await until(() => this.now && condition(this.now), `the hook shows ${what ?? condition}`);
+    } catch (error) {
+      const { isLoading, isThreadLoading } = this.now;
+      const shown = { isLoading, isThreadLoading, error: this.now.error, texts: this.texts, errors: this.errors };
+      throw new Error(`${error.message}; it shows ${inspect(shown)}`);
+    }
   }
 
   /** Wait until nothing is on its way any more. */
   async settled() {
-    await this.shows((now) => !now.isLoading && !now.isThreadLoading, "that nothing is on its way");
+    // A hook that is used before React has run its first effects takes its new thread for another one's.
+    await this.shows((now) => this.#hasEffects && !now.isLoading && !now.isThreadLoading, "that nothing is on its way");
   }
 
   unmount() {
