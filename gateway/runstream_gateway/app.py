@@ -27,7 +27,18 @@ from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError, one_line
 from runstream_gateway.middleware import Bodies, Failures
 from runstream_gateway.refusals import told
-from runstream_gateway.routes import assistants, console, meta, runs, state, stateless, threads, tokens, websocket
+from runstream_gateway.routes import (
+    assistants,
+    console,
+    feedback,
+    meta,
+    runs,
+    state,
+    stateless,
+    threads,
+    tokens,
+    websocket,
+)
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
 
@@ -49,7 +60,7 @@ def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
     app = FastAPI(title="runstream", version=__version__, description=_ABOUT, redoc_url=None)
     app.state.gateway = gateway
     routers = {
-        "runs": (runs.many, stateless.router, runs.router, websocket.router),
+        "runs": (runs.many, stateless.router, runs.router, websocket.router, feedback.router),
         "threads": (threads.router, state.router, tokens.router),
         "assistants": (assistants.router,),
         "meta": (meta.router,),

@@ -20,6 +20,7 @@ from runstream_gateway.auth.handlers import HandlersGuard
 from runstream_gateway.auth.keys import KeysGuard
 from runstream_gateway.auth.limits import Limiter
 from runstream_gateway.auth.tokens import ReadTokens, TokenGuard
+from runstream_gateway.feedback import Feedback
 from runstream_gateway.ids import new_id
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
@@ -50,6 +51,7 @@ class Gateway:
         graphs: those that it can show the state of, by name.
         states, threads, runs, assistants: what it serves.
         guard: says who calls and what they may do; `limiter` holds them to how much; `tokens` makes read tokens.
+        feedback: makes links for feedback on runs, and keeps it.
         courier: tells others of the ends of runs.
         streams: those that are open in this process.
     """
@@ -64,6 +66,7 @@ class Gateway:
     guard: Guard
     limiter: Limiter
     tokens: ReadTokens
+    feedback: Feedback
     courier: Courier
     streams: OpenStreams = field(default_factory=OpenStreams)
 
@@ -110,6 +113,7 @@ async def open_gateway(
             guard=_guard(client, tokens, auth, api_keys=settings.api_keys),
             limiter=limiter,
             tokens=tokens,
+            feedback=Feedback(client.documents("feedback", ttl=settings.thread_ttl), tokens),
             courier=await _courier(stack, settings, client, deliveries, payloads),
         )
 
