@@ -48,7 +48,9 @@ class _Server(uvicorn.Server):
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
     """Run until it is done, in the faster event loop where there is one."""
-    with asyncio.Runner(loop_factory=uvicorn.Config(run_loop).get_loop_factory()) as runner:
+    # Left to itself, a configuration sets up loggers of uvicorn's, which tell addresses.
+    config = uvicorn.Config(run_loop, log_config=None)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(work)
 
 

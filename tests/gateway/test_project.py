@@ -22,6 +22,8 @@ from redis.asyncio import Redis
 from tests.support.processes import Processes, Running
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from runstream.errors import GraphLoadError
 from runstream_gateway.project import read_project
@@ -405,6 +407,18 @@ async def test_the_own_routes_are_guarded_where_the_project_says_so(guarded: Ser
         # A read token is for one thread, and for nothing else.
         assert (await nobody.get(f"/threads/{thread_id}/state?token={token}")).status_code == 200
         assert (await nobody.get(f"/whoami?token={token}")).status_code == 403
+
+
+async def test_own_websockets_are_guarded_too_and_no_log_tells_their_addresses(guarded: Served) -> None:
+    url = f"{guarded.url.replace('http', 'ws')}/echo?token=a-secret"
+    async with connect(url, additional_headers={"authorization": "ada"}) as websocket:
+        await websocket.send("hi")
+        assert await websocket.recv() == "hi"
+    with pytest.raises(InvalidStatus):
+        async with connect(url):
+            pass
+    assert "a-secret" not in guarded.gateway.err
+    assert "Started server" not in guarded.gateway.err
 
 
 async def test_what_is_disabled_is_not_there(guarded: Served) -> None:
