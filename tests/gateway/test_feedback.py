@@ -1,0 +1,62 @@
+"""Feedback: links in the stream and in the result, for whoever is to say what it thinks of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from langgraph_sdk import get_client
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_a_stream_ends_with_a_link_for_each_key(base_url: str) -> None:
+    client = get_client(url=base_url)
+    thread = await client.threads.create()
+    parts = [
+        part
+        async for part in client.runs.stream(
+            thread["thread_id"], "chat", input=CHAT, stream_mode="values", feedback_keys=["taste", "true to fact"]
+        )
+    ]
+    assert [part.event for part in parts[-2:]] == ["feedback", "end"]
+    links = parts[-2].data
+    assert set(links) == {"taste", "true to fact"}
+    run_id = parts[0].data["run_id"]
+    joined = [
+        part async for part in client.runs.join_stream(thread["thread_id"], run_id, last_event_id="-1")
+    ]
+    assert joined[-2].data == links
+    assert all(link.startswith(f"{base_url}/threads/{thread['thread_id']}/runs/{run_id}/feedback/") for link in links.values())
+
+
+async def test_a_result_has_the_links_too(base_url: str) -> None:
+    client = get_client(url=base_url)
+    result: Any = await client.runs.wait(None, "chat", input=CHAT, feedback_keys=["taste"])
+    assert set(result["__feedback__"]) == {"taste"}
+    assert "messages" in result
+
+
+async def test_who_has_the_link_leaves_feedback_and_who_has_not_does_not(base_url: str) -> None:
+    client = get_client(url=base_url)
+    thread = await client.threads.create()
+    result: Any = await client.runs.wait(thread["thread_id"], "chat", input=CHAT, feedback_keys=["taste", "tone"])
+    links = result["__feedback__"]
+    async with httpx.AsyncClient() as http:
+        left = await http.post(links["taste"], json={"score": 0.5, "comment": "good"})
+        assert left.status_code == 200
+        assert {**left.json(), "created_at": ""} == {"key": "taste", "score": 0.5, "comment": "good", "created_at": ""}
+        # A link is for its key only.
+        for wrong in (links["taste"].replace("/taste?", "/tone?"), links["taste"].partition("?")[0]):
+            refused = await http.post(wrong, json={"score": 1})
+            assert refused.status_code == 404
+            assert isinstance(refused.json()["detail"], str)
+        assert (await http.post(links["tone"], json={"score": "much"})).status_code == 422
+        kept = await http.get(links["taste"].partition("/taste?")[0])
+    assert [one["key"] for one in kept.json()] == ["taste"]
+
+
+async def test_a_run_that_was_asked_for_without_keys_has_no_links(base_url: str) -> None:
+    client = get_client(url=base_url)
+    result: Any = await client.runs.wait(None, "chat", input=CHAT)
+    assert "__feedback__" not in result
