@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +13,9 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.translate import Translator
 
-FROM_THE_START = frozenset(("-1", "-", "0", "0-0"))
+FIRST = "0-0"
+"""Before all events of a run."""
+FROM_THE_START = frozenset(("-1", "-", "0", FIRST))
 
 RestoreValues = Callable[[str], Awaitable[Any]]
 """Gives the values of a run's thread at a checkpoint; None where it is not there any more."""
@@ -52,6 +55,7 @@ class Reader:
         translator: makes the frames, for this reader alone.
         restore: gives the state that a later attempt goes on from.
         on_disconnect: what becomes of the run if the reader leaves before its end.
+        making_way: says whether it is the gateway that leaves; the reader comes back elsewhere, and the run goes on.
     """
 
     def __init__(
@@ -63,11 +67,15 @@ class Reader:
         *,
         restore: RestoreValues,
         on_disconnect: Literal["continue", "stop"] = "continue",
+        making_way: Callable[[], bool] | None = None,
     ) -> None:
         self._client = client
         self._run_id = run_id
         self._translator = translator
         self._restore = restore
+        self._making_way = making_way
+        self._read: deque[Event] = deque()
+        self._frames: list[Frame] = []
         # Who is told sums has to read all; what it has seen already is not sent again.
         self._skip_live = translator.needs_all and beginning.live
         after = beginning.after if translator.needs_all else None
@@ -89,32 +97,45 @@ class Reader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._making_way is not None and self._making_way():
+            self._events.detach()
         await self._events.aclose()
 
     async def batch(self) -> list[Frame] | None:
         """The frames of what has come by now, at least one; None after the last.
 
+        May be cancelled, as a heartbeat does, and called again.
+
         Raises:
             RunNotFound: the run has gone.
             redis.exceptions.RedisError: Redis was away for too long.
         """
-        while events := await self._events.batch():
-            frames: list[Frame] = []
-            for event in events:
-                frames += await self._frames(event)
-            if frames:
-                return frames
-        return None
-
-    async def _frames(self, event: Event) -> Sequence[Frame]:
-        frames = self._translator.frames(event)
-        if self._seen is not None and EventId.of(event.id) <= self._seen:
-            return ()
-        if event.mode == "attempt" and self._translator.wants_values and event.data.get("voids"):
-            return [*await self._restored(event), *frames]
-        if event.mode == "end" and event.data.get("status") == Status.INTERRUPTED:
-            return [*await self._interrupts(), *frames]
+        while not self._frames:
+            if not self._read:
+                self._read.extend(await self._events.batch())
+            if not self._read:
+                return None
+            while self._read:
+                await self._take(self._read[0])
+                self._read.popleft()
+        frames, self._frames = self._frames, []
         return frames
+
+    async def _take(self, event: Event) -> None:
+        """Add an event's frames. What has to be waited for comes first: if it is cancelled, nothing has been done."""
+        is_seen = self._seen is not None and EventId.of(event.id) <= self._seen
+        before = () if is_seen else await self._before(event)
+        frames = self._translator.frames(event)
+        if not is_seen:
+            self._frames += [*before, *frames]
+
+    async def _before(self, event: Event) -> Sequence[Frame]:
+        """What a reader is told before an event, without an id of its own."""
+        if event.mode == "attempt" and self._translator.wants_values and event.data.get("voids"):
+            return await self._restored(event)
+        if event.mode == "end" and event.data.get("status") == Status.INTERRUPTED:
+            return await self._interrupts()
+        return ()
 
     async def _restored(self, event: Event) -> Sequence[Frame]:
         """The state that a later attempt goes on from: what a reader shows beyond it is void."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -201,6 +201,7 @@ class Runs:
         *,
         modes: Sequence[str] | None = None,
         stop_when_left: bool = False,
+        making_way: Callable[[], bool] | None = None,
     ) -> Reader:
         """One reader of a run.
 
@@ -209,6 +210,7 @@ class Runs:
             beginning: where it begins.
             modes: only these of the run's; all that were asked for when left out.
             stop_when_left: stop the run if the reader leaves before its end.
+            making_way: says whether it is the gateway that leaves; then the run goes on.
         """
         asked = run.modes
         if modes is not None:
@@ -225,6 +227,7 @@ class Runs:
             Translator(run.run_id, asked, self._cache, show_errors=self._show_errors),
             restore=restore,
             on_disconnect="stop" if stop_when_left else "continue",
+            making_way=making_way,
         )
 
     async def outcome(self, run_id: str) -> Any:

@@ -14,18 +14,18 @@ import uvicorn
 from starlette.applications import Starlette
 
 from runstream.cli.exits import CommandError
+from runstream.tasks import cancel
 from runstream_gateway.compose import compose
 from runstream_gateway.core import open_gateway
 from runstream_gateway.project import Project
 from runstream_gateway.protocol import protocol_with
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.streaming import OpenStreams
+from runstream_gateway.vanished import drop_vanished
 from runstream_worker.graphs import GraphSource
 from runstream_worker.supervisor import signals_to
 
 _BACKLOG = 2048
-_VANISHED_MS = 30_000
-"""A client that has not acknowledged what it was sent for so long is taken for gone; so is one that is silent."""
 _GRACE = 5
 
 
@@ -44,6 +44,10 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._streams.close()
+
+    def transports(self) -> list[asyncio.Transport]:
+        """The connections that there are."""
+        return [connection.transport for connection in self.server_state.connections]
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
@@ -95,7 +99,14 @@ async def serve(
         logging.getLogger("uvicorn.error").addFilter(_left_open)
         # uvicorn raises the signal again when it has served; the process must not end before the gateway is closed.
         with signals_to(lambda: None):
-            await _Server(config, gateway.streams, lambda: on_ready(url)).serve([listening])
+            server = _Server(config, gateway.streams, lambda: on_ready(url))
+            watching = asyncio.create_task(
+                drop_vanished(server.transports, settings.vanished_after), name="gateway-vanished"
+            )
+            try:
+                await server.serve([listening])
+            finally:
+                await cancel([watching])
 
 
 @asynccontextmanager
@@ -134,14 +145,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _notice_the_vanished(listening: socket.socket) -> None:
-    """Have the system notice clients that went without a word; accepted connections inherit it."""
+    """Have the system notice who goes while nothing is sent; `vanished` sees to the others. Connections inherit it."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 15),
-        ("TCP_KEEPINTVL", 5),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", _VANISHED_MS),
-    ):
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         option = getattr(socket, name, None)
         if option is not None:
             listening.setsockopt(socket.IPPROTO_TCP, option, value)

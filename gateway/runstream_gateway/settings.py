@@ -57,6 +57,8 @@ class GatewaySettings:
         namespace: of the runs.
         checkpointer_url: as the workers have it; None for `redis`, and graphs' own where they have one.
         heartbeat: how often a stream in which nothing happens sends a comment; 10 at most.
+        vanished_after: how long a client may leave unanswered what it is sent, until it is taken for gone. One that is
+            there and reads slowly, or not at all, is not meant: its system answers.
         thread_ttl: how long a thread is kept after it was last used.
         stateless_retention: how long the stream of a stateless run can be read after its end.
         max_body_bytes: a request with a larger body is refused.
@@ -79,6 +81,7 @@ class GatewaySettings:
     namespace: str = "runstream"
     checkpointer_url: str | None = None
     heartbeat: float = 5.0
+    vanished_after: float = 30.0
     thread_ttl: float = DEFAULT_THREAD_TTL
     stateless_retention: float = 120.0
     max_body_bytes: int = 10 * 1024 * 1024
@@ -103,6 +106,7 @@ class GatewaySettings:
             InvalidRequest: a value is out of its range.
         """
         check_number("heartbeat", self.heartbeat, least=0.01, most=10)
+        check_number("vanished_after", self.vanished_after, least=0.1)
         times = (
             "thread_ttl",
             "stateless_retention",

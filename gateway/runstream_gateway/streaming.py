@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from runstream_gateway.frames import HEARTBEAT, Frame
 
+_PIECE = 64 * 1024
 SSE_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -156,7 +157,8 @@ class FrameResponse(Response):
                 continue
             if frames is None:
                 return
-            await send(_part(b"".join([frame.sse for frame in frames])))
+            for piece in _pieces(frames):
+                await send(_part(piece))
 
 
 class TextResponse(Response):
@@ -244,6 +246,20 @@ class AwaitedResponse(Response):
             if not answering.done():
                 answering.cancel()
                 await asyncio.wait([answering])
+
+
+def _pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
+    """Frames as server-sent events, some at a time: what is handed to the server is its to keep until it is read."""
+    piece: list[bytes] = []
+    size = 0
+    for frame in frames:
+        piece.append(frame.sse)
+        size += len(piece[-1])
+        if size >= _PIECE:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
 
 
 def _start(response: Response) -> Message:

@@ -16,6 +16,7 @@ from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.marks import ApiMode
 
 _MOST_CACHED = 4096
+_MOST_CACHED_BYTES = 8 * 1024 * 1024
 _TOLD_ERRORS = frozenset(
     {"ValueError", "TypeError", "KeyError", "AttributeError", "RuntimeError", "RecursionError", "TimeoutError"}
     | {"HTTPException", "GraphRecursionError", "InvalidUpdateError", "EmptyInputError", "EmptyChannelError"}
@@ -29,11 +30,14 @@ class FrameCache:
     """The frames of the events that the process has met last: many readers of one run are sent the same bytes.
 
     Args:
-        size: how many are kept.
+        size: how many are kept at most.
+        size_bytes: how many bytes of them; the last one is kept in any case.
     """
 
-    def __init__(self, size: int = _MOST_CACHED) -> None:
+    def __init__(self, size: int = _MOST_CACHED, size_bytes: int = _MOST_CACHED_BYTES) -> None:
         self._size = size
+        self._size_bytes = size_bytes
+        self._bytes = 0
         self._frames: dict[tuple[str, str], Frame] = {}
 
     def of(self, run_id: str, event: Event) -> Frame:
@@ -44,8 +48,9 @@ class FrameCache:
             # Records tell where they come from by themselves, and LangGraph's server puts no namespace behind `events`.
             name = event.mode if not event.ns or event.mode == "events" else "|".join((event.mode, *event.ns))
             known = self._frames[key] = Frame(name, dumps(event.data), event.id)
-            if len(self._frames) > self._size:
-                del self._frames[next(iter(self._frames))]
+            self._bytes += len(known.data)
+            while len(self._frames) > self._size or (self._bytes > self._size_bytes and len(self._frames) > 1):
+                self._bytes -= len(self._frames.pop(next(iter(self._frames))).data)
         return known
 
 

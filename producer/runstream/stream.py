@@ -95,6 +95,11 @@ class EventStream(AsyncIterator[Event]):
         if leave is not None and not self._at_end:
             await leave()
 
+    def detach(self) -> None:
+        """Stop reading without having left, since somebody goes on for this reader: the run goes on in any case."""
+        self._on_leave = None
+        self._close()
+
     def _close(self) -> None:
         self._done = True
         self._ready.clear()

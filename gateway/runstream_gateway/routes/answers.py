@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import Request
 from starlette.responses import Response
 
-from runstream import RunFailedError, RunInfo, SpokenText
+from runstream import EventStream, RunFailedError, RunInfo, SpokenText
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
-from runstream_gateway.reader import Beginning, Reader
+from runstream_gateway.reader import FIRST, Beginning, Reader
 from runstream_gateway.routes.common import Access
 from runstream_gateway.routes.creation import Created
+from runstream_gateway.routes.places import places
 from runstream_gateway.runs import Readable
 from runstream_gateway.streaming import AwaitedResponse, FrameResponse, Source, TextResponse
 
@@ -30,7 +31,8 @@ async def new_stream(access: Access, created: Created, body: StatelessRunCreate,
     """The stream of a run that has just been created, from its start."""
     run = Readable(created.run.run_id, created.run.thread_id, created.run.graph, tuple(body.stream_mode))
     stop_when_left = body.on_disconnect == "cancel"
-    headers = created.headers("stream")
+    # Also a client that is cut off before the first event has come back to the start.
+    headers = places(created.path, "stream", after="-1", cancel_on_disconnect=stop_when_left)
     if wants_text(request):
         return await text_stream(access, run, headers=headers, stop_when_left=stop_when_left)
     return await _frames(access, run, Beginning(), headers=headers, stop_when_left=stop_when_left)
@@ -50,8 +52,9 @@ async def joined_stream(
         ApiError: 422, `Last-Event-ID` is no id; 429, the caller has too many streams open.
     """
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
-    headers = {"location": f"{path}/stream", "content-location": path}
     beginning = Beginning.of(last_event_id)
+    after = (info.last_event_id or FIRST) if beginning.live else last_event_id
+    headers = places(path, "stream", after=after, modes=modes, cancel_on_disconnect=stop_when_left)
     return await _frames(
         access, Readable.of(info), beginning, modes=modes, headers=headers, stop_when_left=stop_when_left
     )
@@ -69,7 +72,9 @@ async def _frames(
     gateway = access.gateway
 
     def source() -> AbstractAsyncContextManager[Source]:
-        reader: Reader = gateway.runs.reader(run, beginning, modes=modes, stop_when_left=stop_when_left)
+        reader: Reader = gateway.runs.reader(
+            run, beginning, modes=modes, stop_when_left=stop_when_left, making_way=lambda: gateway.streams.closing
+        )
         return reader
 
     return FrameResponse(
@@ -91,7 +96,7 @@ async def text_stream(
 
     async def pieces() -> AsyncIterator[str]:
         spoken = SpokenText()
-        async with client.tail(run.run_id, on_disconnect="stop" if stop_when_left else "continue") as events:
+        async with _followed(access, run.run_id, stop_when_left=stop_when_left) as events:
             async for event in events:
                 text = spoken.apply(event)
                 if text is not None:
@@ -106,13 +111,14 @@ async def text_stream(
     return TextResponse(pieces, access.streams, await access.stream_slot(), headers=headers)
 
 
-async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, stop_when_left: bool) -> Response:
-    """The result of a run, when it has ended."""
+async def awaited(access: Access, run_id: str, path: str, *, stop_when_left: bool) -> Response:
+    """The result of a run, when it has ended; `path` is where the run is found, from the base URL."""
     gateway = access.gateway
+    headers = places(path, "join", cancel_on_disconnect=stop_when_left)
 
     async def answer() -> bytes:
         if stop_when_left:
-            async with gateway.client.tail(run_id, live=True, on_disconnect="stop") as events:
+            async with _followed(access, run_id, live=True, stop_when_left=True) as events:
                 async for _ in events:
                     pass
         return dumps(await gateway.runs.outcome(run_id))
@@ -120,3 +126,18 @@ async def awaited(access: Access, run_id: str, headers: Mapping[str, str], *, st
     return AwaitedResponse(
         answer, access.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers
     )
+
+
+@asynccontextmanager
+async def _followed(
+    access: Access, run_id: str, *, live: bool = False, stop_when_left: bool
+) -> AsyncIterator[EventStream]:
+    """The events of a run. A client that leaves may stop it; a gateway that leaves does not, for its clients go on."""
+    gateway = access.gateway
+    events = gateway.client.tail(run_id, live=live, on_disconnect="stop" if stop_when_left else "continue")
+    try:
+        yield events
+    finally:
+        if gateway.streams.closing:
+            events.detach()
+        await events.aclose()

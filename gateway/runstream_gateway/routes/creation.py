@@ -40,10 +40,6 @@ class Created:
         """Where it is found, from the base URL."""
         return f"/threads/{self.run.thread_id}/runs/{self.run.run_id}"
 
-    def headers(self, leaf: str) -> dict[str, str]:
-        """What tells a client where to come back to: `leaf` is the last part of that path."""
-        return {"location": f"{self.path}/{leaf}", "content-location": self.path}
-
 
 @dataclass(frozen=True)
 class _Plan:

@@ -16,6 +16,7 @@ from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
+from runstream_gateway.routes.places import places
 from runstream_gateway.runs import Readable, RunStatus, api_status, check_one_of_two
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, WORDS, RunPart, RunShape
 
@@ -24,6 +25,9 @@ many = APIRouter(tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
 
 LastEventId = Annotated[
     str | None, Header(description="Go on behind this event; `-1` for all of them. Without it: from now on.")
+]
+BeginBehind = Annotated[
+    str | None, Query(alias="last_event_id", description="The same, for who sends no such header; the header wins.")
 ]
 Modes = Annotated[list[str] | None, Query(description="Only these modes of the run's.")]
 CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this reader leaves before its end.")]
@@ -50,9 +54,7 @@ async def create_and_wait(thread_id: ThreadId, body: RunCreate, request: Request
     """Enqueue a run and answer with its final values when it has ended."""
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
-        return await awaited(
-            access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
-        )
+        return await awaited(access, created.run.run_id, created.path, stop_when_left=body.on_disconnect == "cancel")
 
 
 @router.get("", response_model=list[RunPart], summary="List a thread's runs")
@@ -84,8 +86,7 @@ async def join(
     """The final values of a run, when it has ended."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
-    headers = {"location": f"{path}/join", "content-location": path}
-    return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
+    return await awaited(access, info.run_id, path, stop_when_left=cancel_on_disconnect)
 
 
 @router.get("/{run_id}/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Stream a run")
@@ -97,13 +98,14 @@ async def stream(
     last_event_id: LastEventId = None,
     stream_mode: Modes = None,
     cancel_on_disconnect: CancelOnDisconnect = False,
+    begin_behind: BeginBehind = None,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     if wants_text(request):
         return await text_stream(access, Readable.of(info))
     return await joined_stream(
-        access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+        access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )
 
 
@@ -134,7 +136,7 @@ async def cancel(
         return Response(status_code=202)
     await runs.settled(info.run_id)
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
-    return Json(await runs.outcome(info.run_id), headers={"location": f"{path}/join", "content-location": path})
+    return Json(await runs.outcome(info.run_id), headers=places(path, "join"))
 
 
 @router.delete("/{run_id}", status_code=204, summary="Delete a run")

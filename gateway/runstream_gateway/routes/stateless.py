@@ -15,7 +15,7 @@ from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
-from runstream_gateway.routes.runs import CancelOnDisconnect, LastEventId, Modes, reading
+from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, reading
 from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, RunShape
 
@@ -45,9 +45,7 @@ async def create_and_wait(body: StatelessRunCreate, request: Request, access: Ac
     """Enqueue a run and answer with its final values when it has ended."""
     async with access.stream_to_come():
         created = await create_stateless(access, body, request)
-        return await awaited(
-            access, created.run.run_id, created.headers("join"), stop_when_left=body.on_disconnect == "cancel"
-        )
+        return await awaited(access, created.run.run_id, created.path, stop_when_left=body.on_disconnect == "cancel")
 
 
 @router.post("/batch", response_model=list[RunShape], summary="Create many stateless runs")
@@ -70,8 +68,7 @@ async def get(run_id: RunId, access: Accessing) -> Response:
 async def join(run_id: RunId, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
-    headers = {"location": f"/runs/{info.run_id}/join", "content-location": f"/runs/{info.run_id}"}
-    return await awaited(access, info.run_id, headers, stop_when_left=cancel_on_disconnect)
+    return await awaited(access, info.run_id, f"/runs/{info.run_id}", stop_when_left=cancel_on_disconnect)
 
 
 @router.get(
@@ -84,13 +81,14 @@ async def stream(
     last_event_id: LastEventId = None,
     stream_mode: Modes = None,
     cancel_on_disconnect: CancelOnDisconnect = False,
+    begin_behind: BeginBehind = None,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
     if wants_text(request):
         return await text_stream(access, Readable.of(info))
     return await joined_stream(
-        access, info, last_event_id, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+        access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )
 
 
