@@ -37,14 +37,21 @@ class Feedback:
         path = f"{base_url.rstrip('/')}/threads/{thread_id}/runs/{run_id}/feedback"
         return {key: f"{path}/{quote(key, safe='')}?token={await self._signature(run_id, key)}" for key in keys}
 
-    async def leave(self, run_id: str, key: str, token: str, entry: dict[str, Any]) -> dict[str, Any]:
-        """Keep feedback on a run.
+    async def check(self, run_id: str, key: str, token: str) -> None:
+        """Check that a link was given out.
 
         Raises:
-            ApiError: 404, the link is none that was given out; 409, there is more feedback already than is kept.
+            ApiError: 404, it was not; whether there is such a run is not told.
         """
         if not hmac.compare_digest(token.encode(), (await self._signature(run_id, key)).encode()):
             raise not_found("feedback link", key)
+
+    async def leave(self, run_id: str, key: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """Keep feedback on a run.
+
+        Raises:
+            ApiError: 409, there is more feedback already than is kept.
+        """
         kept = {"key": key, **entry, "created_at": now()}
 
         def added(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ FIRST = "0-0"
 """Before all events of a run."""
 FROM_THE_START = frozenset(("-1", "-", "0", FIRST))
 
+Links = Callable[[], Awaitable[dict[str, str]]]
+"""Gives the links by which feedback on a run can be left, by key."""
+
 RestoreValues = Callable[[str], Awaitable[Any]]
 """Gives the values of a run's thread at a checkpoint; None where it is not there any more."""
 
@@ -55,6 +58,7 @@ class Reader:
         translator: makes the frames, for this reader alone.
         restore: gives the state that a later attempt goes on from.
         on_disconnect: what becomes of the run if the reader leaves before its end.
+        links: gives what a reader is told before the run's end.
         making_way: says whether it is the gateway that leaves; the reader comes back elsewhere, and the run goes on.
     """
 
@@ -67,12 +71,14 @@ class Reader:
         *,
         restore: RestoreValues,
         on_disconnect: Literal["continue", "stop"] = "continue",
+        links: Links | None = None,
         making_way: Callable[[], bool] | None = None,
     ) -> None:
         self._client = client
         self._run_id = run_id
         self._translator = translator
         self._restore = restore
+        self._links = links
         self._making_way = making_way
         self._read: deque[Event] = deque()
         self._frames: list[Frame] = []
@@ -133,9 +139,14 @@ class Reader:
         """What a reader is told before an event, without an id of its own."""
         if event.mode == "attempt" and self._translator.wants_values and event.data.get("voids"):
             return await self._restored(event)
-        if event.mode == "end" and event.data.get("status") == Status.INTERRUPTED:
-            return await self._interrupts()
+        if event.mode == "end":
+            is_interrupted = event.data.get("status") == Status.INTERRUPTED
+            return [*(await self._interrupts() if is_interrupted else ()), *await self._feedback()]
         return ()
+
+    async def _feedback(self) -> Sequence[Frame]:
+        links = {} if self._links is None else await self._links()
+        return (frame("feedback", links),) if links else ()
 
     async def _restored(self, event: Event) -> Sequence[Frame]:
         """The state that a later attempt goes on from: what a reader shows beyond it is void."""

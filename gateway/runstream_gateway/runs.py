@@ -17,7 +17,7 @@ from runstream_gateway.access import Allowed
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
 from runstream_gateway.marks import ApiMode, Marks, shown_metadata
-from runstream_gateway.reader import Beginning, Reader
+from runstream_gateway.reader import Beginning, Links, Reader
 from runstream_gateway.states import States
 from runstream_gateway.threads import BeforeForgetting, delete_run
 from runstream_gateway.translate import FrameCache, Translator, error_of
@@ -70,11 +70,13 @@ class Readable:
     thread_id: str
     graph: str
     modes: tuple[ApiMode, ...]
+    feedback_keys: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, info: RunInfo) -> Readable:
         """Of a run's record."""
-        return cls(info.run_id, info.thread_id, info.graph, Marks.of(info).stream_mode)
+        marks = Marks.of(info)
+        return cls(info.run_id, info.thread_id, info.graph, marks.stream_mode, marks.feedback_keys)
 
 
 class Runs:
@@ -201,6 +203,7 @@ class Runs:
         *,
         modes: Sequence[str] | None = None,
         stop_when_left: bool = False,
+        links: Links | None = None,
         making_way: Callable[[], bool] | None = None,
     ) -> Reader:
         """One reader of a run.
@@ -210,6 +213,7 @@ class Runs:
             beginning: where it begins.
             modes: only these of the run's; all that were asked for when left out.
             stop_when_left: stop the run if the reader leaves before its end.
+            links: gives what is told before the run's end.
             making_way: says whether it is the gateway that leaves; then the run goes on.
         """
         asked = run.modes
@@ -227,6 +231,7 @@ class Runs:
             Translator(run.run_id, asked, self._cache, show_errors=self._show_errors),
             restore=restore,
             on_disconnect="stop" if stop_when_left else "continue",
+            links=links,
             making_way=making_way,
         )
 

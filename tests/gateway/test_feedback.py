@@ -23,11 +23,11 @@ async def test_a_stream_ends_with_a_link_for_each_key(base_url: str) -> None:
     links = parts[-2].data
     assert set(links) == {"taste", "true to fact"}
     run_id = parts[0].data["run_id"]
-    joined = [
-        part async for part in client.runs.join_stream(thread["thread_id"], run_id, last_event_id="-1")
-    ]
+    joined = [part async for part in client.runs.join_stream(thread["thread_id"], run_id, last_event_id="-1")]
     assert joined[-2].data == links
-    assert all(link.startswith(f"{base_url}/threads/{thread['thread_id']}/runs/{run_id}/feedback/") for link in links.values())
+    assert all(
+        link.startswith(f"{base_url}/threads/{thread['thread_id']}/runs/{run_id}/feedback/") for link in links.values()
+    )
 
 
 async def test_a_result_has_the_links_too(base_url: str) -> None:

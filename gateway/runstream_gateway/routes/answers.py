@@ -27,9 +27,15 @@ def wants_text(request: Request) -> bool:
     return request.headers.get("accept", "").startswith("text/plain")
 
 
+def readable(created: Created, body: StatelessRunCreate) -> Readable:
+    """What has to be known of a run that has just been created to read it."""
+    run, keys = created.run, tuple(body.feedback_keys or ())
+    return Readable(run.run_id, run.thread_id, run.graph, tuple(body.stream_mode), keys)
+
+
 async def new_stream(access: Access, created: Created, body: StatelessRunCreate, request: Request) -> Response:
     """The stream of a run that has just been created, from its start."""
-    run = Readable(created.run.run_id, created.run.thread_id, created.run.graph, tuple(body.stream_mode))
+    run = readable(created, body)
     stop_when_left = body.on_disconnect == "cancel"
     # Also a client that is cut off before the first event has come back to the start.
     headers = places(created.path, "stream", after="-1", cancel_on_disconnect=stop_when_left)
@@ -73,7 +79,12 @@ async def _frames(
 
     def source() -> AbstractAsyncContextManager[Source]:
         reader: Reader = gateway.runs.reader(
-            run, beginning, modes=modes, stop_when_left=stop_when_left, making_way=lambda: gateway.streams.closing
+            run,
+            beginning,
+            modes=modes,
+            stop_when_left=stop_when_left,
+            links=lambda: _links(access, run),
+            making_way=lambda: gateway.streams.closing,
         )
         return reader
 
@@ -111,17 +122,25 @@ async def text_stream(
     return TextResponse(pieces, access.streams, await access.stream_slot(), headers=headers)
 
 
-async def awaited(access: Access, run_id: str, path: str, *, stop_when_left: bool) -> Response:
+async def _links(access: Access, run: Readable) -> dict[str, str]:
+    """The links by which feedback on a run can be left."""
+    return await access.gateway.feedback.links(access.base_url, run.thread_id, run.run_id, run.feedback_keys)
+
+
+async def awaited(access: Access, run: Readable, path: str, *, stop_when_left: bool) -> Response:
     """The result of a run, when it has ended; `path` is where the run is found, from the base URL."""
     gateway = access.gateway
     headers = places(path, "join", cancel_on_disconnect=stop_when_left)
 
     async def answer() -> bytes:
         if stop_when_left:
-            async with _followed(access, run_id, live=True, stop_when_left=True) as events:
+            async with _followed(access, run.run_id, live=True, stop_when_left=True) as events:
                 async for _ in events:
                     pass
-        return dumps(await gateway.runs.outcome(run_id))
+        outcome = await gateway.runs.outcome(run.run_id)
+        if run.feedback_keys and isinstance(outcome, dict):
+            outcome = {**outcome, "__feedback__": await _links(access, run)}
+        return dumps(outcome)
 
     return AwaitedResponse(
         answer, access.streams, await access.stream_slot(), heartbeat=gateway.settings.heartbeat, headers=headers

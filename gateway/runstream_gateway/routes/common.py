@@ -25,11 +25,13 @@ class Access:
     Attributes:
         gateway: that it came to.
         caller: who makes it.
+        base_url: by which the gateway was reached.
     """
 
-    def __init__(self, gateway: Gateway, caller: Caller) -> None:
+    def __init__(self, gateway: Gateway, caller: Caller, base_url: str) -> None:
         self.gateway = gateway
         self.caller = caller
+        self.base_url = base_url
         self._slot: AsyncExitStack | None = None
 
     async def to(self, resource: Resource, action: Action, value: dict[str, Any]) -> Filter:
@@ -108,7 +110,7 @@ async def access_of(request: Request) -> Access:
     await gateway.limiter.admit(caller)
     length = request.headers.get("content-length", "")
     gateway.limiter.check_size(caller, int(length) if length.isdigit() else len(await request.body()))
-    return Access(gateway, caller)
+    return Access(gateway, caller, str(request.base_url))
 
 
 async def access_of_websocket(websocket: WebSocket) -> Access:
@@ -120,7 +122,7 @@ async def access_of_websocket(websocket: WebSocket) -> Access:
     gateway = gateway_of(websocket)
     caller = await gateway.guard.authenticate(websocket)
     await gateway.limiter.admit(caller)
-    return Access(gateway, caller)
+    return Access(gateway, caller, str(websocket.base_url))
 
 
 Accessing = Annotated[Access, Depends(access_of)]

@@ -48,10 +48,11 @@ async def leave(
     """Leave feedback by a link that a run's stream gave out (its `feedback` event). The link is all that it takes."""
     gateway, run_id = gateway_of(request), check_uuid(run_id, "run_id")
     entry: dict[str, Any] = body.model_dump(exclude_none=True)
+    await gateway.feedback.check(run_id, key, token)
     try:
         info = await gateway.client.get(run_id)
     except RunNotFound:
         raise not_found("run", run_id) from None
     if info.thread_id != check_uuid(thread_id, "thread_id"):
         raise not_found("run", run_id)
-    return Json(await gateway.feedback.leave(run_id, key, token, entry))
+    return Json(await gateway.feedback.leave(run_id, key, entry))

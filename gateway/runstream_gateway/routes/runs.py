@@ -13,7 +13,7 @@ from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
-from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
+from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, readable, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.routes.places import places
@@ -54,7 +54,9 @@ async def create_and_wait(thread_id: ThreadId, body: RunCreate, request: Request
     """Enqueue a run and answer with its final values when it has ended."""
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
-        return await awaited(access, created.run.run_id, created.path, stop_when_left=body.on_disconnect == "cancel")
+        return await awaited(
+            access, readable(created, body), created.path, stop_when_left=body.on_disconnect == "cancel"
+        )
 
 
 @router.get("", response_model=list[RunPart], summary="List a thread's runs")
@@ -86,7 +88,7 @@ async def join(
     """The final values of a run, when it has ended."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
-    return await awaited(access, info.run_id, path, stop_when_left=cancel_on_disconnect)
+    return await awaited(access, Readable.of(info), path, stop_when_left=cancel_on_disconnect)
 
 
 @router.get("/{run_id}/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Stream a run")

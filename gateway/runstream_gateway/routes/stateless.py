@@ -12,7 +12,7 @@ from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
-from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, text_stream, wants_text
+from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, readable, text_stream, wants_text
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
 from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, reading
@@ -45,7 +45,9 @@ async def create_and_wait(body: StatelessRunCreate, request: Request, access: Ac
     """Enqueue a run and answer with its final values when it has ended."""
     async with access.stream_to_come():
         created = await create_stateless(access, body, request)
-        return await awaited(access, created.run.run_id, created.path, stop_when_left=body.on_disconnect == "cancel")
+        return await awaited(
+            access, readable(created, body), created.path, stop_when_left=body.on_disconnect == "cancel"
+        )
 
 
 @router.post("/batch", response_model=list[RunShape], summary="Create many stateless runs")
@@ -68,7 +70,7 @@ async def get(run_id: RunId, access: Accessing) -> Response:
 async def join(run_id: RunId, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
-    return await awaited(access, info.run_id, f"/runs/{info.run_id}", stop_when_left=cancel_on_disconnect)
+    return await awaited(access, Readable.of(info), f"/runs/{info.run_id}", stop_when_left=cancel_on_disconnect)
 
 
 @router.get(
