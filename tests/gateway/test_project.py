@@ -274,7 +274,7 @@ async def test_clients_work_behind_the_prefix_and_locations_are_without_it(serve
             ids = [line async for line in response.aiter_lines() if line.startswith("id: ")]
             location, run = response.headers["location"], response.headers["content-location"]
         assert location.startswith(f"/threads/{thread['thread_id']}/runs/")
-        assert location == f"{run}/stream"
+        assert location == f"{run}/stream?last_event_id=-1"
         # As clients do: they put it behind the URL that they were given.
         again = await http.get(f"{served.url}{location}", headers={"last-event-id": "-1"})
         assert [line for line in again.text.splitlines() if line.startswith("id: ")] == ids
