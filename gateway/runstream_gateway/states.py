@@ -16,6 +16,7 @@ from pydantic_core import from_json
 
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.translate import error_of
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource
 
@@ -159,11 +160,8 @@ class States:
             except InvalidUpdateError as error:
                 raise ApiError(422, f"values: {error}") from None
             except _UNFIT as error:
-                # Reducers are the users' code, and so may be what they say.
                 _logger.debug("graph %r does not take an update of its state", graph_name, exc_info=error)
-                raise ApiError(
-                    422, f"values: graph {graph_name!r} does not take them ({type(error).__name__})"
-                ) from None
+                raise ApiError(422, f"values: graph {graph_name!r} does not take them: {_public(error)}") from None
         return checkpoint_json(written) or {}
 
     async def _written(
@@ -173,6 +171,12 @@ class States:
         for update in values if isinstance(values, list) else [values]:
             written = await graph.aupdate_state(written, update, as_node=as_node)
         return written
+
+
+def _public(error: Exception) -> str:
+    """What is told of an exception of the users' code, here as at the end of a run."""
+    told = error_of("error", {"type": type(error).__name__, "message": str(error)}, show=False) or {}
+    return ": ".join(told.values())
 
 
 async def _snapshot(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig, *, subgraphs: bool) -> StateSnapshot:
