@@ -11,19 +11,17 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 async def test_a_stream_ends_with_a_link_for_each_key(base_url: str) -> None:
-    client = get_client(url=base_url)
-    thread = await client.threads.create()
-    parts = [
-        part
-        async for part in client.runs.stream(
-            thread["thread_id"], "chat", input=CHAT, stream_mode="values", feedback_keys=["taste", "true to fact"]
-        )
-    ]
+    keys = ["taste", "true to fact"]
+    async with get_client(url=base_url) as client:
+        thread = await client.threads.create()
+        begun = client.runs.stream(thread["thread_id"], "chat", input=CHAT, stream_mode="values", feedback_keys=keys)
+        parts = [part async for part in begun]
+        run_id = parts[0].data["run_id"]
+        read_again = client.runs.join_stream(thread["thread_id"], run_id, last_event_id="-1")
+        joined = [part async for part in read_again]
     assert [part.event for part in parts[-2:]] == ["feedback", "end"]
     links = parts[-2].data
     assert set(links) == {"taste", "true to fact"}
-    run_id = parts[0].data["run_id"]
-    joined = [part async for part in client.runs.join_stream(thread["thread_id"], run_id, last_event_id="-1")]
     assert joined[-2].data == links
     place = f"{base_url}/threads/{thread['thread_id']}/runs/{run_id}/feedback/"
     assert all(link.startswith(place) for link in links.values())
@@ -36,7 +34,8 @@ async def test_a_result_has_the_links_too(base_url: str) -> None:
 
 
 async def test_who_has_the_link_leaves_feedback_and_who_has_not_does_not(base_url: str) -> None:
-    thread = await get_client(url=base_url).threads.create()
+    async with get_client(url=base_url) as client:
+        thread = await client.threads.create()
     result = await _waited(base_url, f"/threads/{thread['thread_id']}/runs/wait", feedback_keys=["taste", "tone"])
     links = result["__feedback__"]
     async with httpx.AsyncClient() as http:

@@ -12,11 +12,14 @@ from starlette.responses import Response
 from runstream import RunNotFound
 from runstream_gateway.errors import not_found
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.routes.common import Accessing, Json, gateway_of
+from runstream_gateway.refusals import StrictRoute
+from runstream_gateway.routes.common import Accessing, Json, RunId, ThreadId, gateway_of
 from runstream_gateway.routes.runs import find
 from runstream_gateway.shapes import REFUSALS
 
-router = APIRouter(prefix="/threads/{thread_id}/runs/{run_id}/feedback", tags=["feedback"], responses=REFUSALS)
+router = APIRouter(
+    prefix="/threads/{thread_id}/runs/{run_id}/feedback", tags=["feedback"], responses=REFUSALS, route_class=StrictRoute
+)
 
 
 class FeedbackCreate(BaseModel):
@@ -35,7 +38,7 @@ class FeedbackShape(FeedbackCreate):
 
 
 @router.get("", response_model=list[FeedbackShape], summary="List a run's feedback")
-async def list_feedback(thread_id: str, run_id: str, access: Accessing) -> Response:
+async def list_feedback(thread_id: ThreadId, run_id: RunId, access: Accessing) -> Response:
     """What has been left on a run, the oldest first."""
     info = await find(access, thread_id, run_id, "read")
     return Json(await access.gateway.feedback.of_run(info.run_id))
@@ -43,7 +46,12 @@ async def list_feedback(thread_id: str, run_id: str, access: Accessing) -> Respo
 
 @router.post("/{key}", response_model=FeedbackShape, summary="Leave feedback on a run")
 async def leave(
-    thread_id: str, run_id: str, key: str, body: FeedbackCreate, request: Request, token: Annotated[str, Query()] = ""
+    thread_id: ThreadId,
+    run_id: RunId,
+    key: str,
+    body: FeedbackCreate,
+    request: Request,
+    token: Annotated[str, Query()] = "",
 ) -> Response:
     """Leave feedback by a link that a run's stream gave out (its `feedback` event). The link is all that it takes."""
     gateway, run_id = gateway_of(request), check_uuid(run_id, "run_id")
