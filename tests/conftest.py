@@ -7,6 +7,7 @@ stands in, and the tests marked `real_redis` are skipped.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -24,6 +25,11 @@ from runstream.keys import Keys
 from runstream.scripts import Scripts
 
 HAS_REAL_REDIS = available_kinds()[:1] not in ((), ("fakeredis",))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than processors: the tests wait, for other processes, more than they compute."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_report_header() -> str:

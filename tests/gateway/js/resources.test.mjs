@@ -33,7 +33,7 @@ test("every graph has an assistant, and it is found", async () => {
   const page = await client.assistants.search({ metadata, limit: 2, includePagination: true });
   assert.deepEqual(page.assistants, first);
   assert.equal(page.next, "2");
-  if (client.assistants.count) assert.equal(await client.assistants.count({ graphId: "chat" }), 1);
+  if (client.assistants.count) assert.equal(await client.assistants.count({ graphId: "chat", metadata }), 1);
 });
 
 test("the graph of an assistant, by its id and by its name, and what is inside", async () => {
