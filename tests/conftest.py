@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +30,14 @@ HAS_REAL_REDIS = available_kinds()[:1] not in ((), ("fakeredis",))
 def pytest_xdist_auto_num_workers() -> int:
     """One more process than processors: the tests wait, for other processes, more than they compute."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what was captured travel to the process that prints it: half a surrogate pair would not."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "replace").decode()) for name, text in report.sections]
+    return report
 
 
 def pytest_report_header() -> str:

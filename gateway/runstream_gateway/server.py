@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from runstream.cli.exits import CommandError
+from runstream.cli.exits import CommandError, Exit
 from runstream.tasks import cancel
 from runstream_gateway.compose import compose
 from runstream_gateway.core import open_gateway
@@ -139,7 +139,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        told = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise CommandError(told, Exit.USAGE) from error
     listening.setblocking(False)
     return listening
 

@@ -439,3 +439,21 @@ async def test_a_graph_that_may_start_over_has_to_be_there(cli: Processes) -> No
         2,
         "runstream: error: --restartable: there is no graph 'nope'; there is good",
     )
+
+
+async def test_dev_starts_another_worker_where_one_was_killed(cli: Processes) -> None:
+    dev = await cli.start("dev", "waits=graph.py", "--no-gateway", environment={"RUNSTREAM_REDIS_URL": ""})
+    first = await dev.json_line()
+    (worker,) = [one for one in psutil.Process(dev.pid).children(recursive=True) if "worker" in one.cmdline()]
+    worker.kill()
+    second = await dev.json_line()
+    assert second["worker"] != first["worker"]
+    dev.send(signal.SIGINT)
+    assert (await dev.ended()).code == 0
+
+
+async def test_dev_ends_where_no_change_of_a_file_could_help(cli: Processes) -> None:
+    dev = await cli.start("dev", "waits=graph.py", "--redis", "redis://127.0.0.1:1/0")
+    ended = await dev.ended()
+    assert ended.code == 4
+    assert "cannot reach Redis" in dev.err

@@ -26,6 +26,7 @@ from runstream.faults import is_passing, patiently
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream_worker.arguments import needs_pending, to_command
+from runstream_worker.auth_user import with_auth_user
 from runstream_worker.breakpoints import state_at_breakpoint
 from runstream_worker.chunks import EVENTS, Chunk, chunks
 from runstream_worker.completion import missing_messages
@@ -133,12 +134,13 @@ class Execution:
 
     def _config(self, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
         request = self._request
-        configurable = {**request.config.get("configurable", {}), "thread_id": request.thread_id}
+        configurable = {**with_auth_user(request.config.get("configurable", {})), "thread_id": request.thread_id}
         # As LangGraph's own server has it; it tells whose a checkpoint is.
         metadata = {**request.config.get("metadata", {}), "run_id": self._hold.run_id}
         more: dict[str, Any] = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
-        if EVENTS in request.stream_mode and self._hold.attempt == 1:
-            # As LangGraph's own server has it; those of a later attempt's root have an id of their own.
+        if EVENTS not in request.stream_mode or self._hold.attempt == 1:
+            # Graphs find it as `runtime.execution_info.run_id`. Records of events are told apart by it: there the root
+            # of a later attempt has an id of its own, as on LangGraph's server.
             more["run_id"] = uuid.UUID(self._hold.run_id)
         return cast("RunnableConfig", {**request.config, **more})
 

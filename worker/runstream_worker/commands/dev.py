@@ -10,6 +10,7 @@ import shlex
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runstream.cli.exits import Exit
@@ -49,6 +50,29 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(_Dev(args, output, redis).run())
 
 
+@dataclass
+class _Kept:
+    """A process of the session that is kept: its command, and what is known of the one that is there now.
+
+    Attributes:
+        role: what it is called.
+        command: starts it.
+        changed: whether it has to start anew, or to leave.
+        process: the one that is there.
+        said: what it said when it was ready, a line of JSON.
+        was_ready: whether any of them ever was.
+        ready: whether one has been since the last change.
+    """
+
+    role: str
+    command: WorkerCommand
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    process: WorkerProcess | None = None
+    said: bytes | None = None
+    was_ready: bool = False
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class _Dev:
     """One session."""
 
@@ -59,56 +83,102 @@ class _Dev:
         self._folders = watched_folders(args.targets, args.config)
         self._changed = asyncio.Event()
         self._leaving = asyncio.Event()
-        self._processes: list[WorkerProcess] = []
-        self._commands = [command_of(args)]
-        self._port: int | None = None
+        self._kept = [_Kept("worker", command_of(args))]
         if not args.no_gateway:
-            self._port = args.port if args.port is not None else free_port(args.host, _DEFAULT_PORT)
-            self._commands.append(gateway_command_of(args, self._port))
+            port = args.port if args.port is not None else free_port(args.host, _DEFAULT_PORT)
+            if args.port is None and port != _DEFAULT_PORT:
+                output.note(f"port {_DEFAULT_PORT} is taken; the gateway listens on {port} (--port chooses)")
+            self._kept.append(_Kept("gateway", gateway_command_of(args, port)))
         self._starts = 0
+        self._failure: WorkerNotStarted | None = None
 
     async def run(self) -> int:
-        """Keep a worker and a gateway until a signal."""
+        """Keep a worker and a gateway until a signal.
+
+        Raises:
+            WorkerNotStarted: one of them did not start, for a reason that no change of a file mends.
+        """
         with signals_to(self._leave):
-            async with _watching(self._folders, self._changed):
-                while not self._leaving.is_set():
-                    await self._one_round()
+            async with _watching(self._folders, self._changed), asyncio.TaskGroup() as group:
+                for kept in self._kept:
+                    group.create_task(self._keep(kept))
+                group.create_task(self._spread_changes())
+        if self._failure is not None:
+            raise self._failure
         return Exit.OK
 
     def _leave(self) -> None:
         """End the session: the worker drains, for it is asked once. Only when told again has it to hurry."""
-        if self._leaving.is_set():
-            for process in self._processes:
-                process.terminate()
+        is_first = not self._leaving.is_set()
         self._leaving.set()
+        for kept in self._kept:
+            kept.changed.set()
+            if not is_first and kept.process is not None:
+                kept.process.terminate()
 
-    async def _one_round(self) -> None:
-        """Start the processes; end them when a file changes. What ends by itself is started anew after a change."""
-        self._changed.clear()
-        self._processes = [await WorkerProcess.spawn(command) for command in self._commands]
-        await first_of(self._live(self._processes), self._changed.wait(), self._leaving.wait())
-        ended = next((number for number, process in enumerate(self._processes) if process.has_ended), 0)
-        for process in self._processes:
+    async def _spread_changes(self) -> None:
+        """Tell the keepers of a change: first the worker's, and the gateway's when a worker has come up with it.
+
+        While a file is half written, its worker does not start; and the gateway that is there goes on answering.
+        """
+        worker, *others = self._kept
+        while not self._leaving.is_set():
+            await first_of(self._changed.wait(), self._leaving.wait())
+            self._changed.clear()
+            worker.ready.clear()
+            worker.changed.set()
+            await first_of(worker.ready.wait(), self._changed.wait(), self._leaving.wait())
+            for kept in others if worker.ready.is_set() else ():
+                kept.changed.set()
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Start a process anew when a file changes, and when it has been killed; the others go on meanwhile."""
+        while not self._leaving.is_set():
+            kept.changed.clear()
+            code = await self._one(kept)
+            if self._leaving.is_set():
+                return
+            if kept.changed.is_set():
+                self._output.note(f"a file has changed: starting the {kept.role} anew")
+            elif code < 0:
+                self._output.note(f"the {kept.role} was ended by a signal ({code}): starting another one")
+            elif not kept.was_ready and code not in (Exit.OK, Exit.FAILED):
+                self._fail(WorkerNotStarted(code))
+            else:
+                self._output.note(f"the {kept.role} has ended ({code}); it starts anew when a file changes")
+                await kept.changed.wait()
+
+    async def _one(self, kept: _Kept) -> int:
+        """Start a process and wait until it has ended, by itself or because it has to; its exit code."""
+        process = kept.process = await WorkerProcess.spawn(kept.command)
+        try:
+            await first_of(self._live(kept, process), kept.changed.wait())
             process.terminate()
-        codes = await asyncio.gather(*(process.wait() for process in self._processes))
-        self._processes = []
-        if self._leaving.is_set():
-            return
-        if self._changed.is_set():
-            self._output.note("a file has changed: starting anew")
-            return
-        role = self._commands[ended].role
-        self._output.note(f"the {role} has ended ({codes[ended]}); it starts anew when a file changes")
-        await first_of(self._changed.wait(), self._leaving.wait())
+            return await process.wait()
+        finally:
+            kept.process = None
 
-    async def _live(self, processes: Sequence[WorkerProcess]) -> None:
-        """Announce the processes, and wait until one of them has ended."""
+    async def _live(self, kept: _Kept, process: WorkerProcess) -> None:
+        """Take down what a process says when it is ready, and wait until it has ended."""
         with suppress(WorkerNotStarted):
-            worker, *gateways = processes
-            ready = await worker.ready()
-            urls = [json.loads(await gateway.ready_line())["url"] for gateway in gateways]
-            self._announce(ready, urls[0] if urls else None)
-        await first_of(*(process.wait() for process in processes))
+            kept.said = await process.ready_line()
+            kept.was_ready = True
+            kept.ready.set()
+            self._tell(kept)
+        await process.wait()
+
+    def _fail(self, failure: WorkerNotStarted) -> None:
+        """End the session: what is wrong is not going to pass."""
+        self._failure = self._failure or failure
+        self._leave()
+
+    def _tell(self, kept: _Kept) -> None:
+        """Announce the session when all are ready for the first time, and then each worker that is."""
+        said = [each.said for each in self._kept if each.said is not None]
+        if len(said) < len(self._kept) or (self._starts and kept.role != "worker"):
+            return
+        url = json.loads(said[1])["url"] if len(said) > 1 else None
+        self._announce(Ready.from_json(said[0]), url)
 
     def _announce(self, ready: Ready, url: str | None) -> None:
         self._starts += 1
