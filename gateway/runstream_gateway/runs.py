@@ -20,7 +20,8 @@ from runstream_gateway.marks import ApiMode, Marks, shown_metadata
 from runstream_gateway.reader import Beginning, Links, Reader
 from runstream_gateway.states import States
 from runstream_gateway.threads import BeforeForgetting, delete_run
-from runstream_gateway.translate import FrameCache, Translator, error_of
+from runstream_gateway.told_errors import error_of
+from runstream_gateway.translate import FrameCache, Translator
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 _STATUSES: dict[Status, RunStatus] = {
@@ -104,7 +105,7 @@ class Runs:
         self._threads = threads
         self._states = states
         self._show_errors = show_errors
-        self._cache = FrameCache()
+        self._cache = FrameCache(show_errors=show_errors)
         self._forgetting: dict[str, asyncio.Task[None]] = {}
 
     async def aclose(self) -> None:

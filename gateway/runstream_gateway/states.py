@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
-from runstream_gateway.translate import error_of
+from runstream_gateway.told_errors import error_of
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource
 

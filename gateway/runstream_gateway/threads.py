@@ -14,7 +14,7 @@ from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso, new_id, now
 from runstream_gateway.marks import shown_metadata
 from runstream_gateway.states import EMPTY_STATE, States
-from runstream_gateway.translate import error_of
+from runstream_gateway.told_errors import error_of
 
 BeforeForgetting: TypeAlias = Callable[[str], Awaitable[None]]
 """Is told the id of a run that has ended and is about to be forgotten."""

@@ -14,16 +14,10 @@ from runstream.messages import Messages
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.marks import ApiMode
+from runstream_gateway.told_errors import error_of, told_data
 
 _MOST_CACHED = 4096
 _MOST_CACHED_BYTES = 8 * 1024 * 1024
-_TOLD_ERRORS = frozenset(
-    {"ValueError", "TypeError", "KeyError", "AttributeError", "RuntimeError", "RecursionError", "TimeoutError"}
-    | {"HTTPException", "GraphRecursionError", "InvalidUpdateError", "EmptyInputError", "EmptyChannelError"}
-    | {"TaskNotFound", "NodeTimeoutError", "EncodingError", "WorkerLost", "ProtocolError", "InvalidRequest"}
-    | {"NothingToGoOnFrom", "StreamTooLarge", "ResultTooLarge", "PublishRefused", "WorkerShutdown", "GraphExited"}
-)
-_UNTOLD = "An internal error occurred"
 
 
 class FrameCache:
@@ -32,9 +26,13 @@ class FrameCache:
     Args:
         size: how many are kept at most.
         size_bytes: how many bytes of them; the last one is kept in any case.
+        show_errors: tell the messages of all exceptions.
     """
 
-    def __init__(self, size: int = _MOST_CACHED, size_bytes: int = _MOST_CACHED_BYTES) -> None:
+    def __init__(
+        self, size: int = _MOST_CACHED, size_bytes: int = _MOST_CACHED_BYTES, *, show_errors: bool = False
+    ) -> None:
+        self._show_errors = show_errors
         self._size = size
         self._size_bytes = size_bytes
         self._bytes = 0
@@ -45,9 +43,10 @@ class FrameCache:
         key = (run_id, event.id)
         known = self._frames.get(key)
         if known is None:
+            data = event.data if self._show_errors else told_data(event.mode, event.data)
             # Records tell where they come from by themselves, and LangGraph's server puts no namespace behind `events`.
             name = event.mode if not event.ns or event.mode == "events" else "|".join((event.mode, *event.ns))
-            known = self._frames[key] = Frame(name, dumps(event.data), event.id)
+            known = self._frames[key] = Frame(name, dumps(data), event.id)
             self._bytes += len(known.data)
             while len(self._frames) > self._size or (self._bytes > self._size_bytes and len(self._frames) > 1):
                 self._bytes -= len(self._frames.pop(next(iter(self._frames))).data)
@@ -115,8 +114,10 @@ class Translator:
 
     def _end(self, event: Event) -> Sequence[Frame]:
         error = error_of(event.data.get("status"), event.data.get("error"), show=self._show_errors)
-        end = frame("end", None, event.id)
-        return (end,) if error is None else (frame("error", error), end)
+        if error is None:
+            return (frame("end", None, event.id),)
+        # Who keeps count by ids is to miss the error least of all; who has seen it needs no `end`.
+        return (frame("error", error, event.id), frame("end", None))
 
 
 class _Sums:
@@ -143,14 +144,3 @@ class _Sums:
 
     def leave_out(self, voids: Voids) -> None:
         self._messages.leave_out(voids)
-
-
-def error_of(status: str | None, error: dict[str, Any] | None, *, show: bool) -> dict[str, str] | None:
-    """What went wrong with a run, as the API tells it; None where nothing did."""
-    if status == "timeout":
-        return {"error": "TimeoutError", "message": (error or {}).get("message") or "the run took too long"}
-    if status not in ("error", "lost") or error is None:
-        return None
-    kind = str(error.get("type"))
-    told = str(error.get("message", "")) if show or kind in _TOLD_ERRORS else _UNTOLD
-    return {"error": kind, "message": told}

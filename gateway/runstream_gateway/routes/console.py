@@ -22,7 +22,7 @@ from runstream_gateway.reader import Beginning
 from runstream_gateway.routes.common import Access, Accessing, Json
 from runstream_gateway.shapes import REFUSALS
 from runstream_gateway.streaming import FrameResponse
-from runstream_gateway.translate import error_of
+from runstream_gateway.told_errors import error_of
 
 router = APIRouter(tags=["console"], include_in_schema=False, responses=REFUSALS)
 

@@ -13,7 +13,7 @@ from runstream_gateway.ids import iso
 from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.runs import run_json
 from runstream_gateway.states import States
-from runstream_gateway.translate import error_of
+from runstream_gateway.told_errors import error_of
 
 _OF_CALLER = "langgraph_auth_"
 
