@@ -11,9 +11,9 @@ from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.told_errors import UNTOLD
 from runstream_gateway.translate import FrameCache
 
-SECRET = "the password is 1234"
-FAILED = {"id": "t", "name": "n", "error": {"error": "MyError", "message": SECRET}, "result": {}, "interrupts": []}
-BY_REPR = {"id": "t", "name": "n", "error": f"MyError('{SECRET}')", "interrupts": [], "state": None}
+PRIVATE = "the door code is 1234"
+FAILED = {"id": "t", "name": "n", "error": {"error": "MyError", "message": PRIVATE}, "result": {}, "interrupts": []}
+BY_REPR = {"id": "t", "name": "n", "error": f"MyError('{PRIVATE}')", "interrupts": [], "state": None}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ BY_REPR = {"id": "t", "name": "n", "error": f"MyError('{SECRET}')", "interrupts"
 def test_a_message_that_may_be_nobodys_business_is_not_in_any_mode(mode: Any, data: dict[str, Any]) -> None:
     event = Event("1-1", mode, (), data)
     told = FrameCache().of("run", event).data.decode()
-    assert SECRET not in told
+    assert PRIVATE not in told
     assert "MyError" in told
     assert UNTOLD in told
     assert FrameCache(show_errors=True).of("run", event).data == dumps(data)

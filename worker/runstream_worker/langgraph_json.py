@@ -24,7 +24,7 @@ _BUILD = frozenset(
     {"python_version", "node_version", "api_version", "image_distro", "base_image", "dockerfile_lines"}
     | {"pip_config_file", "pip_installer", "source", "keep_pkg_tools"}
 )
-_SERVER = frozenset({"store", "encryption", "webhooks", "ui", "ui_config"})
+_SERVER = frozenset({"store", "encryption", "ui", "ui_config"})
 _SILENT = frozenset({"$schema"})
 
 _MOST_MINUTES = 1e7
@@ -132,6 +132,8 @@ class _Reader:
                 continue
             if key in _BUILD:
                 reason = "has no effect: a worker runs in the Python that started it and builds no image"
+            elif key == "webhooks":
+                reason = "has no effect: webhooks are set up by options of `runstream gateway`"
             elif key in _SERVER:
                 reason = "has no effect: runstream has no such thing"
             else:
