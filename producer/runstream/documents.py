@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from runstream.errors import InvalidRequest
+from runstream.index_pages import NewestFirst
 from runstream.keys import Keys
 from runstream.missing import Call
 from runstream.scripts import Scripts
 
 _PAGE = 100
+_PART = 20
+_PART_BYTES = 4_000_000
 
 
 class Document(NamedTuple):
@@ -133,20 +136,30 @@ class Documents:
 
     async def newest_first(self) -> AsyncIterator[Document]:
         """All documents, by the time of their first write; drops those from the index that have expired."""
-        index, start = self._keys.documents(self._kind), 0
-        while ids := await self._call(self._reading(index, start)):
-            names = [document_id.decode() for document_id in ids]
-            found = await self.get_many(names)
-            expired = [name for name, document in zip(names, found, strict=True) if document is None]
-            if expired:
-                await self._call(self._dropping(index, expired))
-            for document in found:
-                if document is not None:
-                    yield document
-            start += _PAGE - len(expired)
+        index = self._keys.documents(self._kind)
+        pages = NewestFirst(self._redis, self._call, index, size=_PAGE)
+        while names := await pages.page():
+            for part in _parts(names, await self._sizes(names)):
+                found = await self.get_many(part)
+                expired = [name for name, document in zip(part, found, strict=True) if document is None]
+                if expired:
+                    await self._call(self._dropping(index, expired))
+                for document in found:
+                    if document is not None:
+                        yield document
 
-    def _reading(self, index: str, start: int) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._redis.zrevrange(index, start, start + _PAGE - 1)
+    async def _sizes(self, document_ids: Sequence[str]) -> list[int]:
+        """How many bytes of JSON each document has; 0 where there is none."""
+
+        async def read() -> list[int]:
+            pipe = self._redis.pipeline(transaction=False)
+            for document_id in document_ids:
+                pipe.hstrlen(self._keys.document(self._kind, document_id), "json")
+            sizes: list[int] = await pipe.execute()
+            return sizes
+
+        sizes: list[int] = await self._call(read)
+        return sizes
 
     def _dropping(self, index: str, expired: Sequence[str]) -> Callable[[], Awaitable[Any]]:
         return lambda: self._redis.zrem(index, *expired)
@@ -159,6 +172,20 @@ class Documents:
             )
         )
         return None if version is None else document._replace(version=version)
+
+
+def _parts(document_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+    """What is read at once: not too many documents, and not too much; whose they are is not known before."""
+    part: list[str] = []
+    total = 0
+    for document_id, size in zip(document_ids, sizes, strict=True):
+        if part and (len(part) == _PART or total + size > _PART_BYTES):
+            yield part
+            part, total = [], 0
+        part.append(document_id)
+        total += size
+    if part:
+        yield part
 
 
 def _readable(data: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from runstream.index_pages import NewestFirst
 from runstream.keys import Keys
 from runstream.missing import Call, read_run
 from runstream.model import ErrorInfo, EventId, RunInfo, Status, WorkerInfo, from_ms
@@ -100,16 +101,15 @@ class Records:
 
     async def _newest_of(self, index: str, thread_id: str | None = None) -> AsyncIterator[RunInfo]:
         """The runs of an index; drops those from it whose record has expired, or is of another thread's run by now."""
-        start = 0
-        while ids := await self._call(lambda at=start: self._redis.zrevrange(index, at, at + _PAGE - 1)):  # type: ignore[misc] # bound now
-            records = await self._read([run_id.decode() for run_id in ids])
+        pages = NewestFirst(self._redis, self._call, index, size=_PAGE)
+        while run_ids := await pages.page():
+            records = await self._read(run_ids)
             gone = [run_id for run_id, values in records if not _is_there(values, thread_id)]
             if gone:
                 await self._call(lambda gone=gone: self._redis.zrem(index, *gone))  # type: ignore[misc] # bound now
             for run_id, values in records:
                 if _is_there(values, thread_id):
                     yield _info(run_id, values)
-            start += _PAGE - len(gone)
 
     async def last_of(self, thread_ids: Sequence[str]) -> list[RunInfo | None]:
         """The newest run of each thread; None where there is none."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.support.cell import Cell
 from tests.support.waiting import until
 
-from runstream import Client, Documents, InvalidRequest
+from runstream import Client, Document, Documents, InvalidRequest
 
 
 async def test_a_document_is_written_once_and_changed_by_version(client: Client) -> None:
@@ -45,6 +47,53 @@ async def test_the_newest_come_first_and_what_was_deleted_not_at_all(client: Cli
     assert not await notes.delete("n100")
     assert [note.data["at"] async for note in notes.newest_first()] == [at for at in reversed(range(250)) if at != 100]
     assert await notes.update("n100", lambda data: data) is None
+
+
+async def test_what_comes_and_goes_during_a_scan_hides_and_doubles_nothing(any_client: Client) -> None:
+    notes = any_client.documents("note", ttl=60)
+    made = [f"n{at}" for at in range(150)]
+    for name in made:
+        await notes.create(name, {})
+    seen: list[str] = []
+    async for note in notes.newest_first():
+        seen.append(note.id)
+        if len(seen) == 50:
+            await notes.create("later", {})
+            for gone in made[100:120]:
+                await notes.delete(gone)
+    assert len(seen) == len(set(seen))
+    assert set(seen) >= set(made[:100]) | set(made[120:])
+
+
+async def test_documents_of_the_same_moment_are_all_read(any_client: Client, cell: Cell) -> None:
+    notes = any_client.documents("note", ttl=60)
+    made = [f"n{at}" for at in range(250)]
+    for name in made:
+        await notes.create(name, {})
+    index = cell.keys.documents("note")
+    await cell.redis.zadd(index, dict.fromkeys(made[20:], 1234.0625))
+    found = [note.id async for note in notes.newest_first()]
+    assert sorted(found) == sorted(made)
+    for name in made[:150]:
+        await cell.redis.delete(cell.keys.document("note", name))
+    assert sorted([note.id async for note in notes.newest_first()]) == sorted(made[150:])
+    assert await cell.redis.zcard(index) == 100
+
+
+async def test_large_documents_are_read_a_few_at_a_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = client.documents("note", ttl=60)
+    for at in range(30):
+        await notes.create(f"n{at}", {"text": "x" * (1_500_000 if at < 5 else 1)})
+    read: list[int] = []
+    get_many = notes.get_many
+
+    async def counted(names: Sequence[str]) -> list[Document | None]:
+        read.append(len(names))
+        return await get_many(names)
+
+    monkeypatch.setattr(notes, "get_many", counted)
+    assert len([note async for note in notes.newest_first()]) == 30
+    assert read == [20, 7, 2, 1]
 
 
 async def test_expired_ones_leave_the_index(client: Client) -> None:

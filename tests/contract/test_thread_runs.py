@@ -84,6 +84,19 @@ async def test_an_index_of_many_runs_is_read_page_by_page(any_client: Client, ce
     assert set(await cell.thread_runs("t")) == set(kept)
 
 
+async def test_runs_that_are_deleted_during_a_scan_hide_no_others(any_client: Client, cell: Cell) -> None:
+    made = [await enqueue(any_client) for _ in range(220)]
+    for run_id in made:
+        await any_client.stop(run_id)
+    await cell.redis.zadd(cell.keys.thread_runs("t"), dict.fromkeys(made[:150], 1234.0))
+    seen: list[str] = []
+    async for info in any_client.thread_runs("t"):
+        seen.append(info.run_id)
+        await any_client.delete(info.run_id)
+    assert sorted(seen) == sorted(made)
+    assert await found(any_client) == []
+
+
 async def test_what_has_expired_is_forgotten_by_those_who_come(any_client: Client, cell: Cell) -> None:
     await cell.redis.zadd(cell.keys.thread_runs("t"), {new_run_id(): n for n in range(50)})
     for _ in range(100):
