@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from runstream_gateway.assistants import AssistantQuery, SortKey
 from runstream_gateway.bodies import Body, SortOrder
+from runstream_gateway.metadata import Metadata
 
 Fields = Literal[
     "assistant_id", "graph_id", "name", "description", "config", "context", "created_at", "updated_at", "metadata",
@@ -48,7 +49,7 @@ class _AssistantFields(_Given):
     context: dict[str, Any] | None = Field(
         default=None, description="What the graph's nodes get as their runtime's context."
     )
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     name: str | None = None
     description: str | None = None
 

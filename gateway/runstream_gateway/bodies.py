@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runstream_gateway.marks import ApiMode
+from runstream_gateway.metadata import Metadata
 
 SortOrder = Literal["asc", "desc"]
 Strategy = Literal["enqueue", "reject", "interrupt", "rollback"]
@@ -43,7 +44,7 @@ class StatelessRunCreate(Body):
     command: RunCommand | None = None
     config: dict[str, Any] | None = None
     context: Any = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     stream_mode: list[ApiMode] = ["values"]
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = Field(default=None, description="Every run is, so this changes nothing.")
@@ -91,7 +92,7 @@ class ThreadCreate(Body):
     """A new thread."""
 
     thread_id: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     supersteps: list[Superstep] | None = Field(
         default=None, description="The states that it had elsewhere; `metadata.graph_id` says of which graph."
@@ -102,7 +103,7 @@ class ThreadCreate(Body):
 class ThreadPatch(Body):
     """What is merged into a thread's metadata, key by key."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     ttl: Any = None
 
 

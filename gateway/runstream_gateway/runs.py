@@ -18,8 +18,8 @@ from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
 from runstream_gateway.marks import ApiMode, Marks, shown_metadata
 from runstream_gateway.reader import Beginning, Links, Reader
+from runstream_gateway.removal import BeforeForgetting, delete_run
 from runstream_gateway.states import States
-from runstream_gateway.threads import BeforeForgetting, delete_run
 from runstream_gateway.told_errors import error_of
 from runstream_gateway.translate import FrameCache, Translator
 

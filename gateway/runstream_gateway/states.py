@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from copy import deepcopy
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
-from langgraph.types import Interrupt, PregelTask, StateSnapshot
+from langgraph.types import Interrupt, PregelTask, StateSnapshot, StateUpdate
 from pydantic_core import from_json
+from redis.exceptions import RedisError, ResponseError
 
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.rehearsal import Rehearsal
 from runstream_gateway.told_errors import error_of
 from runstream_worker.encoding import encode
-from runstream_worker.graphs import GraphSource
+from runstream_worker.graphs import GraphSource, graph_with
 
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
@@ -79,7 +82,7 @@ class States:
         """A thread's state, its last one unless a checkpoint is given, as LangGraph's API shows it.
 
         Raises:
-            ApiError: 404, there is no such checkpoint.
+            ApiError: 404, there is no such checkpoint; 422, the graph cannot be made, or its state not be shown.
         """
         wanted = (checkpoint or {}).get("checkpoint_id")
         if graph_name is None:
@@ -87,15 +90,16 @@ class States:
                 raise not_found("checkpoint", wanted)
             return dict(EMPTY_STATE)
         config = config_of(thread_id, checkpoint)
-        async with self.graph(graph_name, config) as graph:
-            if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+        with _reading(graph_name, thread_id):
+            async with self.graph(graph_name, config) as graph:
+                if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                    return dict(EMPTY_STATE)
+                snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
+            if snapshot.created_at is None:
+                if wanted:
+                    raise not_found("checkpoint", wanted)
                 return dict(EMPTY_STATE)
-            snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
-        if snapshot.created_at is None:
-            if wanted:
-                raise not_found("checkpoint", wanted)
-            return dict(EMPTY_STATE)
-        return state_json(snapshot)
+            return state_json(snapshot)
 
     async def values(self, graph_name: str | None, thread_id: str, checkpoint_id: str) -> Any:
         """The values of a thread at a checkpoint; None where it is not there."""
@@ -115,21 +119,26 @@ class States:
         metadata: Mapping[str, Any] | None = None,
         checkpoint: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """A thread's states, the newest first."""
+        """A thread's states, the newest first.
+
+        Raises:
+            ApiError: 422, the graph cannot be made, or one of the states not be shown.
+        """
         if graph_name is None:
             return []
         config = config_of(thread_id, checkpoint)
         earlier = None if before is None else config_of(thread_id, before)
-        async with self.graph(graph_name, config) as graph:
-            if not isinstance(graph.checkpointer, BaseCheckpointSaver):
-                return []
-            found = graph.aget_state_history(
-                cast("RunnableConfig", config),
-                filter=dict(metadata) if metadata else None,
-                before=cast("RunnableConfig", earlier) if earlier else None,
-                limit=limit,
-            )
-            return [state_json(snapshot) async for snapshot in found]
+        with _reading(graph_name, thread_id):
+            async with self.graph(graph_name, config) as graph:
+                if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                    return []
+                found = graph.aget_state_history(
+                    cast("RunnableConfig", config),
+                    filter=dict(metadata) if metadata else None,
+                    before=cast("RunnableConfig", earlier) if earlier else None,
+                    limit=limit,
+                )
+                return [state_json(snapshot) async for snapshot in found]
 
     async def update(
         self,
@@ -146,31 +155,90 @@ class States:
         Raises:
             ApiError: 400, the graph keeps no checkpoints; 422, the values or the node are not the graph's.
         """
-        try:
-            encode(values, "values")
-        except EncodingError as error:
-            # What could be written and not read again would make the thread unreadable.
-            raise ApiError(422, str(error)) from None
+        updates = values if isinstance(values, list) else [values]
         config = {**config_of(thread_id, checkpoint), "metadata": dict(metadata or {})}
+        steps = [[StateUpdate(update, as_node)] for update in updates]
+        return checkpoint_json(await self._written(graph_name, config, steps, "values")) or {}
+
+    async def take(
+        self, graph_name: str | None, thread_id: str, supersteps: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Write states that a new thread had elsewhere: of each superstep one, made of the updates of its nodes.
+
+        Raises:
+            ApiError: 400, the graph keeps no checkpoints; 422, a superstep is not the graph's.
+        """
+        if graph_name is None:
+            raise ApiError(422, "supersteps: metadata.graph_id has to say of which graph the thread is")
+        for number, updates in enumerate(supersteps):
+            if not updates:
+                raise ApiError(422, f"supersteps.{number}.updates: [] must not be empty")
+        steps = [[one for update in updates for one in _state_updates(**update)] for updates in supersteps]
+        await self._written(graph_name, config_of(thread_id), steps, "supersteps")
+
+    async def _written(
+        self, graph_name: str, config: dict[str, Any], steps: Sequence[Sequence[StateUpdate]], field: str
+    ) -> RunnableConfig:
+        """Write states, one of each step; of several, all are tried before the first is written."""
+        given = cast("RunnableConfig", config)
+        _check_encodable(steps, field)
         async with self.graph(graph_name, config) as graph:
             if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                 raise ApiError(400, f"graph {graph_name!r} keeps no checkpoints")
+            if not steps:
+                return given
             try:
-                written = await self._written(graph, config, values, as_node)
+                if len(steps) > 1:
+                    trial = graph_with(graph, checkpointer=Rehearsal(graph.checkpointer))
+                    await trial.abulk_update_state(given, deepcopy(steps))
+                return await graph.abulk_update_state(given, steps)
             except InvalidUpdateError as error:
-                raise ApiError(422, f"values: {error}") from None
+                raise ApiError(422, f"{field}: {error}") from None
             except _UNFIT as error:
                 _logger.debug("graph %r does not take an update of its state", graph_name, exc_info=error)
-                raise ApiError(422, f"values: graph {graph_name!r} does not take them: {_public(error)}") from None
-        return checkpoint_json(written) or {}
+                raise ApiError(422, f"{field}: graph {graph_name!r} does not take them: {_public(error)}") from None
 
-    async def _written(
-        self, graph: Pregel[Any, Any, Any, Any], config: dict[str, Any], values: Any, as_node: str | None
-    ) -> RunnableConfig:
-        written = cast("RunnableConfig", config)
-        for update in values if isinstance(values, list) else [values]:
-            written = await graph.aupdate_state(written, update, as_node=as_node)
-        return written
+
+def _state_updates(values: Any, as_node: str | None) -> list[StateUpdate]:
+    """What a node wrote in a superstep; several writes of it may come as a list."""
+    if isinstance(values, list) and as_node != "__copy__":
+        return [StateUpdate(one, as_node) for one in values]
+    return [StateUpdate(values, as_node)]
+
+
+def _check_encodable(steps: Sequence[Sequence[StateUpdate]], field: str) -> None:
+    """What could be written and not read again would make the thread unreadable."""
+    try:
+        for update in (update for step in steps for update in step):
+            encode(update.values, field)
+    except EncodingError as error:
+        raise ApiError(422, str(error)) from None
+
+
+@contextmanager
+def _reading(graph_name: str, thread_id: str) -> Iterator[None]:
+    """Say what is wrong with a state that cannot be shown: that is the graph's doing, and no failure of the gateway."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except EncodingError as error:
+        raise ApiError(422, str(error)) from None
+    except Exception as error:
+        if _is_away(error):
+            raise
+        _logger.debug("the state of thread %s cannot be read", thread_id, exc_info=error)
+        raise ApiError(422, f"state: graph {graph_name!r} cannot show it: {_public(error)}") from error
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an exception says that the checkpoints' database cannot be asked, whatever it would have answered."""
+    if isinstance(error, RedisError):
+        return type(error) is not ResponseError
+    package, _, _ = type(error).__module__.partition(".")
+    return package in {"psycopg", "psycopg_pool"} and any(
+        one.__name__ in {"OperationalError", "InterfaceError", "PoolTimeout"} for one in type(error).__mro__
+    )
 
 
 def _public(error: Exception) -> str:

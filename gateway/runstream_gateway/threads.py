@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeVar
 
-from runstream import Client, Document, Documents, RunFailedError, RunInfo, RunNotFound, Status
+from runstream import Client, Document, Documents, RunInfo, Status
 from runstream_gateway.access import Allowed, contains
+from runstream_gateway.copying import copy_state
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso, new_id, now
 from runstream_gateway.marks import shown_metadata
+from runstream_gateway.metadata import check_metadata
+from runstream_gateway.removal import BeforeForgetting, delete_runs_of
 from runstream_gateway.states import EMPTY_STATE, States
 from runstream_gateway.told_errors import error_of
 
-BeforeForgetting: TypeAlias = Callable[[str], Awaitable[None]]
-"""Is told the id of a run that has ended and is about to be forgotten."""
+_logger = logging.getLogger("runstream.gateway")
+
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 _FAILED = (Status.ERROR, Status.TIMEOUT, Status.LOST)
-_AT_ONCE = 50
-SORT_KEYS = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
+_AT_ONCE = 20
+_OF_STATE = frozenset(("values", "interrupts", "state_updated_at"))
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ class Threads:
 
         Raises:
             ApiError: 409, there is one of this id, and that was not to be, or there is something of somebody else's;
-                404, 422: the supersteps are not the graph's, and nothing of the thread is left.
+                404, 422: the supersteps are not the graph's, and nothing of the thread is left; 422, too much metadata.
         """
+        check_metadata(metadata)
         if thread_id is not None and await self._is_anothers(thread_id, allowed):
             raise ApiError(409, f"thread {thread_id!r} not found")
         thread_id = thread_id or new_id()
@@ -89,7 +94,8 @@ class Threads:
         data = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
         created = await self._documents.create(thread_id, data)
         if created is not None:
-            await self._take_supersteps(created, supersteps)
+            if supersteps:
+                await self._take_supersteps(created, supersteps)
             return created
         # Whose it is matters first: an id tells nobody that somebody else's thread exists.
         known = await self.get(thread_id, allowed, missing=409)
@@ -133,13 +139,16 @@ class Threads:
             known: as the thread was read a moment ago, if it was.
 
         Raises:
-            ApiError: 404, there is none, or it is not the caller's.
+            ApiError: 404, there is none, or it is not the caller's; 422, it would be too much.
         """
 
         def merged(data: dict[str, Any]) -> dict[str, Any]:
             if not allowed.matches(data["metadata"]):
                 raise not_found("thread", thread_id)
-            return {**data, "metadata": {**data["metadata"], **metadata}, "updated_at": now()}
+            whole = {**data["metadata"], **metadata}
+            if metadata:
+                check_metadata(whole)
+            return {**data, "metadata": whole, "updated_at": now()}
 
         changed = await self._documents.update(thread_id, merged, known=known)
         if changed is None:
@@ -149,18 +158,19 @@ class Threads:
     async def delete(self, thread_id: str, allowed: Allowed) -> None:
         """Remove a thread with its runs and its state; runs that go on are stopped first.
 
+        The thread itself goes last: where this fails on the way, it can be repeated.
+
         Raises:
-            ApiError: 404, there is none, or it is not the caller's.
+            ApiError: 404, there is none, or it is not the caller's; 503, a run does not end.
         """
         await self.get(thread_id, allowed)
-        await self._documents.delete(thread_id)
-        async for info in self._client.thread_runs(thread_id):
-            await delete_run(self._client, info.run_id, reason="its thread was deleted", before=self._before_forgetting)
+        await delete_runs_of(self._client, thread_id, reason="its thread was deleted", before=self._before_forgetting)
         if self._states.saver is not None:
             await self._states.saver.adelete_thread(thread_id)
+        await self._documents.delete(thread_id)
 
     async def copy(self, thread_id: str, allowed: Allowed, metadata: Mapping[str, Any]) -> Document:
-        """A new thread with the state and the metadata of another.
+        """A new thread with the state and the metadata of another; there is none where its state cannot be copied.
 
         Raises:
             ApiError: 404, there is none, or it is not the caller's.
@@ -168,7 +178,11 @@ class Threads:
         known = await self.get(thread_id, allowed)
         copied = await self.create(None, {**known.data["metadata"], **metadata}, allowed)
         if self._states.saver is not None:
-            await _copy_state(self._states.saver, thread_id, copied.id)
+            try:
+                await copy_state(self._states.saver, thread_id, copied.id)
+            except BaseException:
+                await self._unmake(copied.id)
+                raise
         return copied
 
     async def prune(self, thread_id: str, allowed: Allowed) -> None:
@@ -188,37 +202,41 @@ class Threads:
     async def _take_supersteps(self, thread: Document, supersteps: Sequence[Mapping[str, Any]]) -> None:
         """Write the states of a new thread that was elsewhere before, step by step; all of them, or no thread."""
         try:
-            for step in supersteps:
-                await self._take_superstep(thread, step)
-        except ApiError:
-            await self._documents.delete(thread.id)
-            if self._states.saver is not None:
-                await self._states.saver.adelete_thread(thread.id)
+            graph = self._states.graph_of(thread.data["metadata"])
+            await self._states.take(graph, thread.id, [step["updates"] for step in supersteps])
+        except BaseException:
+            await self._unmake(thread.id)
             raise
 
-    async def _take_superstep(self, thread: Document, step: Mapping[str, Any]) -> None:
-        graph = self._states.graph_of(thread.data["metadata"])
-        if graph is None:
-            raise ApiError(422, "supersteps: metadata.graph_id has to say of which graph the thread is")
-        for update in step["updates"]:
-            await self._states.update(graph, thread.id, update["values"], as_node=update["as_node"])
+    async def _unmake(self, thread_id: str) -> None:
+        """Leave nothing of a thread that could not be made, of which nobody knows yet."""
+        try:
+            if self._states.saver is not None:
+                await self._states.saver.adelete_thread(thread_id)
+        finally:
+            await self._documents.delete(thread_id)
 
     async def search(self, query: ThreadQuery, allowed: Allowed) -> list[Document]:
         """The threads that are looked for, the newest first."""
         found = [document async for document in self._candidates(query.ids) if _fits(document, query, allowed)]
         if query.status is None and not query.values:
             return found
-        views = await self.views(found, values=bool(query.values))
-        return [document for document, view in zip(found, views, strict=True) if _view_fits(view, query)]
+        fields = [*(["status"] if query.status else []), *(["values"] if query.values else [])]
+        fitting: list[Document] = []
+        for part in _parts(found):
+            views = await self.views(part, fields)
+            fitting += [document for document, view in zip(part, views, strict=True) if _view_fits(view, query)]
+        return fitting
 
     async def _candidates(self, ids: Sequence[str] | None) -> AsyncIterator[Document]:
         if ids is None:
             async for document in self._documents.newest_first():
                 yield document
             return
-        for known in await self._documents.get_many(list(dict.fromkeys(ids))):
-            if known is not None:
-                yield known
+        for part in _parts(list(dict.fromkeys(ids))):
+            for known in await self._documents.get_many(part):
+                if known is not None:
+                    yield known
 
     def new_view(self, document: Document) -> dict[str, Any]:
         """A thread that has just been made, which has neither runs nor a state."""
@@ -228,28 +246,46 @@ class Threads:
         """A thread as the API shows it."""
         return (await self.views([document]))[0]
 
-    async def views(self, documents: Sequence[Document], *, values: bool = True) -> list[dict[str, Any]]:
+    async def views(self, documents: Sequence[Document], fields: Collection[str] | None = None) -> list[dict[str, Any]]:
         """Threads as the API shows them.
 
         Args:
             documents: the threads.
-            values: whether their state is wanted; without, it is read only where the status depends on it.
+            fields: what is wanted of them, all when left out. Their states are read only where these depend on them.
         """
         ids = [document.id for document in documents]
         active, last = await self._client.active(ids), await self._client.last_runs(ids)
         views: list[dict[str, Any]] = []
-        for at in range(0, len(documents), _AT_ONCE):
-            part = zip(*(each[at : at + _AT_ONCE] for each in (documents, active, last)), strict=True)
-            views += await asyncio.gather(*(self._view(*each, values=values) for each in part))
+        for part in _parts(list(zip(documents, active, last, strict=True))):
+            views += await asyncio.gather(*(self._view(*each, fields=fields) for each in part))
         return views
 
-    async def _view(self, document: Document, active: int, last: RunInfo | None, *, values: bool) -> dict[str, Any]:
+    async def _view(
+        self, document: Document, active: int, last: RunInfo | None, *, fields: Collection[str] | None
+    ) -> dict[str, Any]:
         depends = not active and (last is None or last.status not in _FAILED)
-        graph = self._states.graph_of(document.data["metadata"])
-        # A thread of a graph that is not here, or not any more, is no reason not to show it, or the others.
-        wanted = self._states.knows(graph) and (values or depends)
-        state = await self._states.get(graph, document.id) if wanted else EMPTY_STATE
+        wanted = fields is None or not _OF_STATE.isdisjoint(fields) or (depends and "status" in fields)
+        state = await self._state(document, last) if wanted else EMPTY_STATE
         return _shown(document, active=active, last=last, state=state, show_errors=self._show_errors)
+
+    async def _state(self, document: Document, last: RunInfo | None) -> Mapping[str, Any]:
+        """A thread's last state, an empty one where it cannot be read: that must hide neither the thread nor others."""
+        graph = self._states.graph_of(document.data["metadata"])
+        # A thread may be of a graph that is not here, or not any more.
+        if not self._states.knows(graph):
+            return EMPTY_STATE
+        try:
+            return await self._states.get(graph, document.id)
+        except Exception as error:  # noqa: BLE001 - a factory, a reducer, a database may raise anything
+            told = error.detail if isinstance(error, ApiError) else type(error).__name__
+            _logger.warning("thread %s is shown without its state: %s", document.id, told)
+        stopped = last is not None and last.status is Status.INTERRUPTED
+        return {**EMPTY_STATE, "next": ["unknown"] if stopped else []}
+
+
+def _parts(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    for at in range(0, len(items), _AT_ONCE):
+        yield items[at : at + _AT_ONCE]
 
 
 def _shown(
@@ -291,36 +327,3 @@ def _view_fits(view: Mapping[str, Any], query: ThreadQuery) -> bool:
     if query.status is not None and view["status"] != query.status:
         return False
     return not query.values or contains(view["values"], query.values)
-
-
-async def delete_run(client: Client, run_id: str, *, reason: str, before: BeforeForgetting) -> None:
-    """Stop a run if it goes on, and forget it."""
-    with suppress(RunNotFound):
-        await client.stop(run_id, reason=reason)
-        with suppress(RunFailedError):
-            await client.wait(run_id)
-        await before(run_id)
-        await client.delete(run_id)
-
-
-async def _copy_state(saver: Any, thread_id: str, new_thread_id: str) -> None:
-    """Copy a thread's checkpoints; checkpointers that cannot do it by themselves are read and written."""
-    try:
-        await saver.acopy_thread(thread_id, new_thread_id)
-    except NotImplementedError:
-        tuples = [found async for found in saver.alist({"configurable": {"thread_id": thread_id}})]
-        for found in reversed(tuples):
-            await _put_copy(saver, found, new_thread_id)
-
-
-async def _put_copy(saver: Any, found: Any, thread_id: str) -> None:
-    configurable = found.config["configurable"]
-    parent = (found.parent_config or {}).get("configurable", {}).get("checkpoint_id")
-    namespace = configurable.get("checkpoint_ns", "")
-    config = {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": parent}}
-    written = await saver.aput(config, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
-    by_task: dict[str, list[tuple[str, Any]]] = {}
-    for task_id, channel, value in found.pending_writes or ():
-        by_task.setdefault(task_id, []).append((channel, value))
-    for task_id, writes in by_task.items():
-        await saver.aput_writes(written, writes, task_id)

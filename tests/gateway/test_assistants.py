@@ -23,6 +23,7 @@ from runstream_gateway.assistants import ASSISTANT_TTL, MAX_VERSION_BYTES, MAX_V
 from runstream_gateway.auth.caller import Filter
 from runstream_gateway.core import open_gateway
 from runstream_gateway.errors import ApiError
+from runstream_gateway.metadata import METADATA_MAX
 from runstream_gateway.settings import GatewaySettings
 from runstream_worker.graphs import GraphSource, graph_source
 
@@ -406,7 +407,8 @@ async def test_bodies_may_be_missing_or_called_text(http: httpx.AsyncClient) -> 
         (422, {"graph_id": "plain", "config": {"recursion_limit": "many"}}),
         (422, {"graph_id": "plain", "config": {"configurable": 1}}),
         (422, {"graph_id": "plain", "metadata": "text"}),
-        (413, {"graph_id": "plain", "metadata": {"text": "x" * MAX_VERSION_BYTES}}),
+        (422, {"graph_id": "plain", "metadata": {"text": "x" * METADATA_MAX}}),
+        (413, {"graph_id": "plain", "context": {"text": "x" * MAX_VERSION_BYTES}}),
     ],
 )
 async def test_refused_at_creation(http: httpx.AsyncClient, status: int, body: Any) -> None:

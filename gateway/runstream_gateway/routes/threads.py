@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Body, Header, Query
 from starlette.responses import Response
 
+from runstream_gateway.access import Allowed
 from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
@@ -47,18 +48,17 @@ async def search(access: Accessing, body: Annotated[ThreadSearch | None, Body()]
     """The threads that fit, the newest first; `X-Pagination-Total` tells how many there are."""
     body = body or ThreadSearch()
     threads = access.gateway.threads
-    query = ThreadQuery(body.metadata or {}, body.values or {}, body.ids, body.status)
-    found = await threads.search(query, await access.to("threads", "search", body.model_dump(exclude_none=True)))
-    descending = body.sort_order != "asc"
-    if body.sort_by in _COMPUTED_KEYS:
-        key = body.sort_by
-        views = sorted(await threads.views(found), key=lambda view: view[key] or "", reverse=descending)
-        page, headers = paged(views, body.limit, body.offset)
+    metadata, allowed = await _narrowed(access, body)
+    found = await threads.search(ThreadQuery(metadata, body.values or {}, body.ids, body.status), allowed)
+    by_id = {one.id: one for one in found}
+    key = body.sort_by or "created_at"
+    if key in _COMPUTED_KEYS:
+        keys = {view["thread_id"]: view[key] for view in await threads.views(found, [key])}
     else:
-        at = "id" if body.sort_by == "thread_id" else body.sort_by or "created_at"
-        found.sort(key=lambda one: one.id if at == "id" else one.data[at], reverse=descending)
-        part, headers = paged(found, body.limit, body.offset)
-        page = await threads.views(part)
+        keys = {one.id: one.id if key == "thread_id" else one.data[key] for one in found}
+    ids = sorted(by_id, key=lambda one: keys[one] or "", reverse=body.sort_order != "asc")
+    part, headers = paged(ids, body.limit, body.offset)
+    page = await threads.views([by_id[one] for one in part], _fields(body.select, body.extract))
     return Json([_shown(view, body.select, body.extract) for view in page], headers=headers)
 
 
@@ -66,8 +66,8 @@ async def search(access: Accessing, body: Annotated[ThreadSearch | None, Body()]
 async def count(access: Accessing, body: Annotated[ThreadCount | None, Body()] = None) -> Response:
     """How many threads fit."""
     body = body or ThreadCount()
-    allowed = await access.to("threads", "search", body.model_dump(exclude_none=True))
-    query = ThreadQuery(body.metadata or {}, body.values or {}, None, body.status)
+    metadata, allowed = await _narrowed(access, body)
+    query = ThreadQuery(metadata, body.values or {}, None, body.status)
     return Json(len(await access.gateway.threads.search(query, allowed)))
 
 
@@ -156,6 +156,24 @@ async def stream(
     reader = ThreadReader(gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes)
     slot = await access.stream_slot()
     return FrameResponse(lambda: reader, access.streams, slot, heartbeat=gateway.settings.heartbeat)
+
+
+async def _narrowed(access: Access, body: ThreadSearch | ThreadCount) -> tuple[dict[str, Any], Allowed]:
+    """What the metadata of the threads has to contain, as the guard's handler has left it, and which may be seen.
+
+    Raises:
+        ApiError: 403.
+    """
+    value = {**body.model_dump(exclude_none=True), "metadata": dict(body.metadata or {})}
+    allowed = await access.to("threads", "search", value)
+    return value["metadata"], allowed
+
+
+def _fields(select: Sequence[str] | None, extract: Mapping[str, str] | None) -> set[str] | None:
+    """The fields that an answer needs; None for all."""
+    if not select:
+        return None
+    return {*select, *(path.replace("[", ".").partition(".")[0] for path in (extract or {}).values())}
 
 
 def _thread_modes(modes: Sequence[str] | None) -> list[ThreadMode]:
