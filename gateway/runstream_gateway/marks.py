@@ -14,6 +14,8 @@ from runstream import RunInfo
 from runstream.model import StreamMode
 
 MARKS = "__gateway__"
+OF_CALLER = "langgraph_auth_"
+"""How the names begin by which LangGraph tells graphs who calls."""
 
 ApiMode = Literal[
     "values", "messages", "messages-tuple", "updates", "events", "tasks", "checkpoints", "debug", "custom"
@@ -29,6 +31,7 @@ class Marks(BaseModel):
         multitask_strategy: as it was given.
         stateless: whether the run was given no thread.
         feedback_keys: what a reader is to be given links for.
+        told: the names of what the gateway itself has put into the configurable: who calls, request headers.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,6 +41,7 @@ class Marks(BaseModel):
     multitask_strategy: str = "enqueue"
     stateless: bool = False
     feedback_keys: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, info: RunInfo) -> Marks:
@@ -52,6 +56,22 @@ class Marks(BaseModel):
 def shown_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A run's metadata without the marks."""
     return {key: value for key, value in metadata.items() if key != MARKS}
+
+
+def shown_config(config: Mapping[str, Any] | None, marks: Marks) -> dict[str, Any] | None:
+    """The config that a run was asked for with, without what the gateway has told the graph.
+
+    That is for the graph alone: what is known of the caller may hold credentials of other services, and the record is
+    read by whoever may read the run, by holders of read tokens, and by receivers of webhooks.
+    """
+    if config is None or not isinstance(config.get("configurable"), dict):
+        return None if config is None else dict(config)
+    asked = {
+        name: value
+        for name, value in config["configurable"].items()
+        if name not in marks.told and not name.startswith(OF_CALLER)
+    }
+    return {**config, "configurable": asked}
 
 
 def pregel_modes(modes: Sequence[ApiMode]) -> list[StreamMode]:

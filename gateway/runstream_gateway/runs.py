@@ -16,7 +16,7 @@ from runstream.tasks import cancel
 from runstream_gateway.access import Allowed
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
-from runstream_gateway.marks import ApiMode, Marks, shown_metadata
+from runstream_gateway.marks import ApiMode, Marks, shown_config, shown_metadata
 from runstream_gateway.reader import Beginning, Links, Reader
 from runstream_gateway.removal import BeforeForgetting, delete_run
 from runstream_gateway.states import States
@@ -46,9 +46,14 @@ def api_status(status: Status) -> RunStatus:
 
 
 def run_json(info: RunInfo, request: RunRequest | None) -> dict[str, Any]:
-    """A run as the API shows it; its `kwargs` are what it was asked for with, as far as that is known."""
+    """A run as the API shows it; its `kwargs` are what it was asked for with, as far as that is known.
+
+    What the gateway has told the graph beside that (who calls, request headers) is not in it.
+    """
     marks = Marks.of(info)
     asked = {} if request is None else request.model_dump(mode="json", include=set(_SHOWN_KWARGS))
+    if request is not None:
+        asked["config"] = shown_config(asked["config"], marks)
     kwargs = {**asked, "stream_mode": list(marks.stream_mode), "subgraphs": bool(request and request.subgraphs)}
     return {
         "run_id": info.run_id,

@@ -10,6 +10,10 @@ from runstream.settings import DEFAULT_REDIS_URL, check_number
 from runstream_gateway.webhooks.addresses import read_allowed
 
 DEFAULT_THREAD_TTL = 30 * 24 * 3600.0
+_NEVER_TOLD = frozenset((
+    "authorization", "cookie", "proxy-authorization", "x-api-key", "x-service-key", "x-tenant-id",
+))  # fmt: skip
+"""What a graph is told stands in the run's record, in checkpoints and in messages: no place for what opens doors."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class HeaderRules:
     """Which request headers graphs are told, by patterns such as `x-team-*`; none by default.
 
     LangGraph shows what is configurable in the metadata of every message, so this is to be chosen, not to be guessed.
+    Headers by which callers show who they are are never told, whatever the patterns say.
 
     Attributes:
         includes: those that match one of these,
@@ -41,6 +46,8 @@ class HeaderRules:
 
     def admits(self, name: str) -> bool:
         """Whether graphs are told a header."""
+        if name.lower() in _NEVER_TOLD:
+            return False
         return _matches(name, self.includes) and not _matches(name, self.excludes)
 
 

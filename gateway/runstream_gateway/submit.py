@@ -11,11 +11,11 @@ from runstream.command import NOT_GIVEN
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate, Strategy
 from runstream_gateway.errors import ApiError
-from runstream_gateway.marks import MARKS, Marks, pregel_modes
+from runstream_gateway.marks import MARKS, OF_CALLER, Marks, pregel_modes
 from runstream_gateway.settings import HeaderRules
 
 _CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
-_RESERVED = ("langgraph_auth_", "__pregel_")
+_RESERVED = (OF_CALLER, "__pregel_")
 _PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
 
 
@@ -113,6 +113,7 @@ def _marks(what: Submission) -> Marks:
         multitask_strategy=_strategy(body),
         stateless=what.thread is None,
         feedback_keys=tuple(body.feedback_keys or ()),
+        told=tuple(what.configurable),
     )
 
 

@@ -27,7 +27,7 @@ from runstream.deliveries import Deliveries, Delivery
 from runstream.keys import Keys
 from runstream_gateway.app import create_app
 from runstream_gateway.core import Gateway, open_gateway
-from runstream_gateway.settings import GatewaySettings
+from runstream_gateway.settings import GatewaySettings, HeaderRules
 from runstream_gateway.webhooks.addresses import Addresses, WebhookRefused, WebhookUnresolved
 from runstream_gateway.webhooks.sending import Sender
 from runstream_gateway.webhooks.signature import sign
@@ -267,6 +267,16 @@ async def test_a_stateless_run_is_told_too(start: OpenGateway, receiver: Receive
     (call,) = await receiver.called()
     assert (call.json["run_id"], call.json["status"], call.json["values"]) == (run_id, "success", {"n": 2})
     await forgotten(deliveries, run_id)
+
+
+async def test_the_receiver_is_not_told_what_only_the_graph_is(start: OpenGateway, receiver: Receiver) -> None:
+    here = await start(headers=HeaderRules(("x-*",)))
+    here.http.headers["x-team"] = "blue"
+    await here.run("adds", receiver.url(), config={"configurable": {"mine": 1}})
+    (call,) = await receiver.called()
+    shown = call.json["kwargs"]["config"]["configurable"]
+    assert shown["mine"] == 1
+    assert "x-team" not in shown
 
 
 async def test_without_a_secret_nothing_is_signed(start: OpenGateway, receiver: Receiver) -> None:

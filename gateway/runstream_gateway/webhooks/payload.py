@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,8 +13,6 @@ from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.runs import run_json
 from runstream_gateway.states import States
 from runstream_gateway.told_errors import error_of
-
-_OF_CALLER = "langgraph_auth_"
 
 
 class Payloads:
@@ -54,7 +51,6 @@ class Payloads:
         told = error_of(info.status, error, show=self._show_errors)
         payload = {
             **run,
-            "kwargs": _without_caller(run["kwargs"]),
             "run_started_at": iso(info.started_at),
             "run_ended_at": iso(info.ended_at),
             "values": await self._values(info),
@@ -73,12 +69,3 @@ class Payloads:
         except ApiError:  # This gateway does not have the graph.
             return None
         return state["values"]
-
-
-def _without_caller(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was asked for with, but not by whom: the receiver need not be told that."""
-    config = kwargs.get("config")
-    if not isinstance(config, dict) or not isinstance(config.get("configurable"), dict):
-        return dict(kwargs)
-    told = {key: value for key, value in config["configurable"].items() if not key.startswith(_OF_CALLER)}
-    return {**kwargs, "config": {**config, "configurable": told}}

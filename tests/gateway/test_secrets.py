@@ -1,0 +1,119 @@
+"""What callers show, and what the gateway knows of them, is for graphs at most: no record, reader or token tells it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict
+
+import httpx
+import pytest
+from langgraph.graph import START, StateGraph
+from langgraph_sdk import Auth
+from redis.asyncio import Redis
+
+from runstream import Client
+from runstream_gateway.app import create_app
+from runstream_gateway.core import open_gateway
+from runstream_gateway.settings import GatewaySettings, HeaderRules
+from runstream_worker.graphs import graph_source
+
+SHOWN = {
+    "x-api-key": "of-key",
+    "x-tenant-id": "of-tenant",
+    "x-service-key": "of-service",
+    "authorization": "of-authorization",
+    "cookie": "of=cookie",
+    "proxy-authorization": "of-proxy",
+}
+
+
+class State(TypedDict):
+    text: str
+
+
+def graph() -> Any:
+    return StateGraph(State).add_node("node", lambda state: state).add_edge(START, "node").compile()
+
+
+def knows_a_token() -> Auth:
+    """Knows a credential of another service for everybody; nobody may read what is another's."""
+    auth = Auth()
+
+    @auth.authenticate
+    async def who(headers: dict[bytes, bytes]) -> dict[str, str]:
+        return {"identity": headers.get(b"x-api-key", b"ada").decode(), "service_token": "of-another-service"}
+
+    return auth
+
+
+@asynccontextmanager
+async def serving(
+    url: str, namespace: str, auth: Auth | None = None, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway without a worker: its runs stay queued."""
+    settings = GatewaySettings(redis_url=url, namespace=namespace, **options)
+    async with open_gateway({"agent": graph_source("agent", graph())}, settings, auth=auth) as gateway:
+        transport = httpx.ASGITransport(create_app(gateway))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            yield http
+
+
+async def enqueued(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
+    """A run on a thread of its own, as its creator is shown it."""
+    thread = (await http.post("/threads", json={}, headers=headers)).json()["thread_id"]
+    asked = {"assistant_id": "agent", "input": {"text": "hi"}, **body}
+    answer = await http.post(f"/threads/{thread}/runs", json=asked, headers=headers)
+    assert answer.status_code == 200, answer.text
+    run: dict[str, Any] = answer.json()
+    return run
+
+
+@pytest.mark.parametrize("includes", [("x-*",), ("*",), tuple(SHOWN)])
+async def test_no_pattern_tells_graphs_by_what_a_caller_is_known(
+    redis_url: str, namespace: str, client: Client, redis: Redis, includes: tuple[str, ...]
+) -> None:
+    async with serving(redis_url, namespace, headers=HeaderRules(includes)) as http:
+        run = await enqueued(http, {**SHOWN, "x-team": "blue"})
+        told = (await client.request(run["run_id"])).config["configurable"]
+        assert ("x-team" in told) is (includes != tuple(SHOWN))
+        assert not SHOWN.keys() & told.keys()
+        stored = b"".join([await redis.dump(key) async for key in redis.scan_iter(f"*{namespace}*")])
+        assert not [secret for secret in SHOWN.values() if secret.encode() in stored]
+
+
+def test_a_header_is_known_by_any_case() -> None:
+    assert not HeaderRules(("*",)).admits("X-Api-Key")
+    assert HeaderRules(("*",)).admits("x-team")
+
+
+async def test_what_the_gateway_tells_a_graph_is_not_shown_with_the_run(
+    redis_url: str, namespace: str, client: Client
+) -> None:
+    async with serving(redis_url, namespace, knows_a_token(), headers=HeaderRules(("x-*",))) as http:
+        asked = {"config": {"configurable": {"mine": 1}, "tags": ["t"]}}
+        run = await enqueued(http, {"x-team": "blue"}, **asked)
+        told = (await client.request(run["run_id"])).config["configurable"]
+        assert (told["user_id"], told["x-team"], told["mine"]) == ("ada", "blue", 1)
+        assert told["langgraph_auth_user"]["service_token"] == "of-another-service"
+        path = f"/threads/{run['thread_id']}/runs"
+        token = (await http.post(f"{path}/{run['run_id']}/token")).json()["token"]
+        reader = {"authorization": f"Bearer {token}"}
+        views = [
+            run,
+            (await http.get(f"{path}/{run['run_id']}")).json(),
+            (await http.get(f"{path}/{run['run_id']}", headers=reader)).json(),
+            *(await http.get(path)).json(),
+        ]
+        for view in views:
+            shown = view["kwargs"]["config"]
+            assert (shown["configurable"]["mine"], shown["tags"]) == (1, ["t"])
+            assert not {"user_id", "x-team"} & shown["configurable"].keys()
+            assert not [name for name in shown["configurable"] if name.startswith("langgraph_auth_")]
+            assert "of-another-service" not in str(view)
+
+
+async def test_what_a_caller_has_chosen_itself_is_shown(redis_url: str, namespace: str) -> None:
+    async with serving(redis_url, namespace) as http:
+        run = await enqueued(http, config={"configurable": {"user_id": "of my own"}})
+        assert run["kwargs"]["config"]["configurable"]["user_id"] == "of my own"
