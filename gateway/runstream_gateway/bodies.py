@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from runstream_gateway.marks import ApiMode
 from runstream_gateway.metadata import Metadata
 
 SortOrder = Literal["asc", "desc"]
 Strategy = Literal["enqueue", "reject", "interrupt", "rollback"]
+_MOST_FEEDBACK_KEYS = 50
+_LONGEST_FEEDBACK_KEY = 200
 
 
 class Body(BaseModel):
     """A body. Python's client leaves out what is not given, JavaScript's may send null."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+def _fit_for_a_link(key: str) -> str:
+    """A feedback key: what ends the path of its link."""
+    if len(key.encode()) > _LONGEST_FEEDBACK_KEY:
+        raise PydanticCustomError("feedback_key", f"must be at most {_LONGEST_FEEDBACK_KEY} bytes")
+    if key in ("", ".", ".."):
+        raise PydanticCustomError("feedback_key", "must be a name: clients leave this one out of a path")
+    return key
+
+
+FeedbackKey = Annotated[str, AfterValidator(_fit_for_a_link)]
 
 
 class Checkpoint(Body):
@@ -50,7 +65,7 @@ class StatelessRunCreate(Body):
     stream_resumable: bool | None = Field(default=None, description="Every run is, so this changes nothing.")
     interrupt_before: Literal["*"] | list[str] | None = None
     interrupt_after: Literal["*"] | list[str] | None = None
-    feedback_keys: list[str] | None = None
+    feedback_keys: list[FeedbackKey] | None = Field(default=None, max_length=_MOST_FEEDBACK_KEYS)
     webhook: str | None = Field(default=None, description="A URL that is told when the run has ended.")
     on_disconnect: Literal["cancel", "continue"] | None = None
     on_completion: Literal["delete", "keep"] | None = None

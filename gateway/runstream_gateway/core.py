@@ -98,22 +98,28 @@ async def open_gateway(
         documents = client.documents("thread", ttl=settings.thread_ttl)
         deliveries = client.deliveries(new_id())
         payloads = Payloads(client, deliveries, states, show_errors=settings.show_errors)
-        runs = Runs(client, documents, states, payloads.keep, show_errors=settings.show_errors)
+        tokens = ReadTokens(client, settings.token_secret)
+        feedback = Feedback(client.documents("feedback", ttl=settings.thread_ttl), tokens)
+
+        async def before_forgetting(run_id: str) -> None:
+            await payloads.keep(run_id)
+            await feedback.forget(run_id)
+
+        runs = Runs(client, documents, states, before_forgetting, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
         limiter = await stack.enter_async_context(Limiter(client.quotas))
-        tokens = ReadTokens(client, settings.token_secret)
         yield Gateway(
             settings=settings,
             client=client,
             graphs=graphs,
             states=states,
-            threads=Threads(client, documents, states, payloads.keep, show_errors=settings.show_errors),
+            threads=Threads(client, documents, states, before_forgetting, show_errors=settings.show_errors),
             runs=runs,
             assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs),
             guard=_guard(client, tokens, auth, api_keys=settings.api_keys),
             limiter=limiter,
             tokens=tokens,
-            feedback=Feedback(client.documents("feedback", ttl=settings.thread_ttl), tokens),
+            feedback=feedback,
             courier=await _courier(stack, settings, client, deliveries, payloads),
         )
 

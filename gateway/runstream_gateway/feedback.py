@@ -16,8 +16,8 @@ from runstream_gateway.auth.tokens import ReadTokens
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import now
 
-_MOST = 1000
-"""Entries that are kept of a run."""
+_MOST = 100
+"""Entries that are kept of a run. Each rewrites all of them."""
 
 
 class Feedback:
@@ -63,6 +63,10 @@ class Feedback:
             if await self._documents.create(run_id, {"entries": [kept]}) is not None:
                 break
         return kept
+
+    async def forget(self, run_id: str) -> None:
+        """Remove what has been left on a run."""
+        await self._documents.delete(run_id)
 
     async def of_run(self, run_id: str) -> list[dict[str, Any]]:
         """What has been left on a run, the oldest first."""

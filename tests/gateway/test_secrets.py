@@ -78,8 +78,8 @@ async def test_no_pattern_tells_graphs_by_what_a_caller_is_known(
         told = (await client.request(run["run_id"])).config["configurable"]
         assert ("x-team" in told) is (includes != tuple(SHOWN))
         assert not SHOWN.keys() & told.keys()
-        stored = b"".join([await redis.dump(key) async for key in redis.scan_iter(f"*{namespace}*")])
-        assert not [secret for secret in SHOWN.values() if secret.encode() in stored]
+        assert await stored(redis, namespace, b"agent")
+        assert not [secret for secret in SHOWN.values() if await stored(redis, namespace, secret.encode())]
 
 
 def test_a_header_is_known_by_any_case() -> None:
@@ -117,3 +117,30 @@ async def test_what_a_caller_has_chosen_itself_is_shown(redis_url: str, namespac
     async with serving(redis_url, namespace) as http:
         run = await enqueued(http, config={"configurable": {"user_id": "of my own"}})
         assert run["kwargs"]["config"]["configurable"]["user_id"] == "of my own"
+
+
+async def test_feedback_goes_with_its_run_and_its_thread(redis_url: str, namespace: str, redis: Redis) -> None:
+    async with serving(redis_url, namespace) as http:
+        for whole in (False, True):
+            run = await enqueued(http, feedback_keys=["taste"])
+            thread, path = f"/threads/{run['thread_id']}", f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+            await http.post(f"{path}/cancel")
+            link = (await http.get(f"{path}/join")).json()["__feedback__"]["taste"]
+            assert (await http.post(link, json={"comment": "of the past"})).status_code == 200
+            assert await stored(redis, namespace, b"of the past")
+            assert (await http.delete(thread if whole else path)).is_success
+            assert not await stored(redis, namespace, b"of the past")
+
+
+async def stored(redis: Redis, namespace: str, text: bytes) -> bool:
+    """Whether a text stands anywhere in Redis. (`DUMP` compresses.)"""
+    readers: dict[bytes, Any] = {
+        b"string": redis.get,
+        b"hash": redis.hgetall,
+        b"set": redis.smembers,
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"zset": lambda key: redis.zrange(key, 0, -1),
+        b"stream": redis.xrange,
+    }
+    values = [await readers[await redis.type(key)](key) async for key in redis.scan_iter(f"*{namespace}*")]
+    return text in repr(values).encode()

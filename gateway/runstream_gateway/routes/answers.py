@@ -123,7 +123,9 @@ async def text_stream(
 
 
 async def _links(access: Access, run: Readable) -> dict[str, str]:
-    """The links by which feedback on a run can be left."""
+    """The links by which feedback on a run can be left; none for a read token, which is for reading and nothing else."""
+    if access.caller.scope is not None:
+        return {}
     return await access.gateway.feedback.links(access.base_url, run.thread_id, run.run_id, run.feedback_keys)
 
 
@@ -138,8 +140,8 @@ async def awaited(access: Access, run: Readable, path: str, *, stop_when_left: b
                 async for _ in events:
                     pass
         outcome = await gateway.runs.outcome(run.run_id)
-        if run.feedback_keys and isinstance(outcome, dict):
-            outcome = {**outcome, "__feedback__": await _links(access, run)}
+        if isinstance(outcome, dict) and (links := await _links(access, run)):
+            outcome = {**outcome, "__feedback__": links}
         return dumps(outcome)
 
     return AwaitedResponse(

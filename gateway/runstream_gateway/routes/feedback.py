@@ -22,12 +22,15 @@ router = APIRouter(
 )
 
 
+_LONGEST = 2_000
+
+
 class FeedbackCreate(BaseModel):
     """What somebody thinks of a run."""
 
     score: float | bool | None = None
-    value: Annotated[str | None, Field(max_length=10_000)] = None
-    comment: Annotated[str | None, Field(max_length=10_000)] = None
+    value: Annotated[str | None, Field(max_length=_LONGEST)] = None
+    comment: Annotated[str | None, Field(max_length=_LONGEST)] = None
 
 
 class FeedbackShape(FeedbackCreate):
@@ -44,7 +47,7 @@ async def list_feedback(thread_id: ThreadId, run_id: RunId, access: Accessing) -
     return Json(await access.gateway.feedback.of_run(info.run_id))
 
 
-@router.post("/{key}", response_model=FeedbackShape, summary="Leave feedback on a run")
+@router.post("/{key:path}", response_model=FeedbackShape, summary="Leave feedback on a run")
 async def leave(
     thread_id: ThreadId,
     run_id: RunId,
