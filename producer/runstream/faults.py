@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.exceptions import AuthenticationError, AuthorizationError
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -94,4 +94,7 @@ async def patiently(
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_DELAY_MAX)
     except TimeoutError:
-        raise last from None
+        if isinstance(last, RedisError):
+            raise last from None
+        # redis-py lets some of the system's errors through as they are; callers are promised one of Redis'.
+        raise RedisConnectionError(f"{type(last).__name__}: {last}") from last

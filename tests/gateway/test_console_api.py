@@ -12,9 +12,11 @@ import httpx
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph_sdk import Auth
+from tests.support.unsent import unsent
 from tests.support.workers import Workers
 
 from runstream import Client
+from runstream.keys import Keys
 from runstream_gateway.app import create_app
 from runstream_gateway.core import open_gateway
 from runstream_gateway.settings import GatewaySettings
@@ -179,6 +181,17 @@ async def test_errors_say_no_more_than_elsewhere(http: httpx.AsyncClient, client
         text = (await http.get(path)).text
         assert "OSError" in text
         assert "1234" not in text
+
+
+async def test_an_error_of_the_system_is_503_too(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runstream_gateway.core._CALL_TIMEOUT", 0.2)
+    async with serving(redis_url, namespace) as http:
+        with unsent(Keys(namespace).runs, OSError("no route")):
+            answer = await http.get("/console/runs")
+    assert (answer.status_code, answer.json()) == (503, {"detail": "Redis cannot be reached"})
+    assert answer.headers["retry-after"] == "1"
 
 
 async def test_nobody_sees_what_is_another_s(redis_url: str, namespace: str, workers: Workers, client: Client) -> None:

@@ -95,7 +95,7 @@ async def test_what_the_gateway_tells_a_graph_is_not_shown_with_the_run(
         run = await enqueued(http, {"x-team": "blue"}, **asked)
         told = (await client.request(run["run_id"])).config["configurable"]
         assert (told["user_id"], told["x-team"], told["mine"]) == ("ada", "blue", 1)
-        assert told["langgraph_auth_user"]["service_token"] == "of-another-service"
+        assert told["langgraph_auth_user"]["service_token"] == "of-another-service"  # noqa: S105 - a test's
         path = f"/threads/{run['thread_id']}/runs"
         token = (await http.post(f"{path}/{run['run_id']}/token")).json()["token"]
         reader = {"authorization": f"Bearer {token}"}

@@ -19,6 +19,7 @@ from langgraph.graph import START, StateGraph
 from redis.asyncio import Redis
 from tests.support.clock import let_pass
 from tests.support.processes import Processes, Running
+from tests.support.unsent import unsent
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
@@ -524,6 +525,19 @@ async def test_a_gateway_that_leaves_hands_over(  # noqa: PLR0917 - pytest passe
     assert call.json["run_id"] == run_id
     assert time.monotonic() - begun < 9  # the lease of one that had died would have lasted so long at least
     await forgotten(deliveries, run_id)
+
+
+async def test_no_error_ends_the_looking(  # noqa: PLR0917 - pytest passes them by name
+    start: OpenGateway, receiver: Receiver, deliveries: Deliveries, client: Client, redis: Redis, namespace: str
+) -> None:
+    await start()
+    run = await client.enqueue("adds", {"n": 1})
+    with unsent(Keys(namespace).deliveries, RuntimeError("the handler is closed")) as failed:
+        await until(lambda: len(failed) > 1, "deliveries could not be looked at")
+    await deliveries.add(Delivery(run.run_id, {"url": receiver.url(), "created": f"{time.time()}", "tries": "0"}))
+    await let_pass(redis, Keys(namespace), 11_000)
+    (call,) = await receiver.called()
+    assert call.json["run_id"] == run.run_id
 
 
 async def test_a_run_that_never_was_is_forgotten(

@@ -13,11 +13,13 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, ClientSettings, Event
+from runstream.faults import patiently
 
 
 class State(TypedDict, total=False):
@@ -207,3 +209,13 @@ async def others_beat(client: Client) -> datetime:
 
 async def _later(client: Client, when: float) -> bool:
     return (await others_beat(client)).timestamp() > when
+
+
+async def test_an_error_of_the_system_is_told_as_one_of_redis() -> None:
+    """Services in front of the client answer RedisError with 503, and their loops outlast it."""
+
+    async def call() -> None:
+        raise OSError("no route")
+
+    with pytest.raises(RedisConnectionError, match="no route"):
+        await patiently(call, 0.05)

@@ -169,6 +169,9 @@ class Limiter:
                     await self._renew_of(subject, frozenset(names))
                 except RedisError as error:
                     _log.warning("open streams could not be counted; that is tried again: %s", error)
+                except Exception:  # noqa: BLE001 - logged
+                    # Whatever it is: nobody would begin this again, and streams would count no more.
+                    _log.exception("open streams could not be counted; that is tried again")
 
     async def _renew_of(self, subject: str, names: frozenset[str]) -> None:
         await self._quotas.hold(_STREAMS, subject, sorted(names), most=None, seconds=self._lease)

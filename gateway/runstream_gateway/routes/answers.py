@@ -123,7 +123,7 @@ async def text_stream(
 
 
 async def _links(access: Access, run: Readable) -> dict[str, str]:
-    """The links by which feedback on a run can be left; none for a read token, which is for reading and nothing else."""
+    """The links by which feedback on a run can be left; none for a read token, with which nothing is to be written."""
     if access.caller.scope is not None:
         return {}
     return await access.gateway.feedback.links(access.base_url, run.thread_id, run.run_id, run.feedback_keys)

@@ -145,6 +145,9 @@ class Courier:
                 await self._look()
             except RedisError as error:
                 _logger.warning("webhooks wait for Redis: %s", error)
+            except Exception:
+                # Whatever it is: nobody would look again, and what this gateway holds would be taken from it.
+                _logger.exception("webhooks could not be looked after; that is tried again")
 
     async def _look(self) -> None:
         held = list(self._tasks)
@@ -170,6 +173,8 @@ class Courier:
         except RedisError as error:
             # Whoever looks after it when its time is over goes on.
             _logger.warning("run %s: its webhook waits for Redis: %s", delivery.id, error)
+        except Exception:
+            _logger.exception("run %s: its webhook waits until a gateway takes it up again", delivery.id)
 
     async def _tried(self, delivery: Delivery) -> Answer | None:
         """What a try has come to; None if there is none to be made now."""

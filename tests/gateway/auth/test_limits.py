@@ -15,6 +15,7 @@ from typing import IO, cast
 import anyio
 import pytest
 from redis.asyncio import Redis
+from tests.support.unsent import unsent
 from tests.support.waiting import until
 
 from runstream import Client, ClientSettings
@@ -226,6 +227,21 @@ async def test_a_stream_that_goes_on_keeps_its_place(client: Client, redis: Redi
             until_when = await _latest(redis, places)
         assert await is_full(limiter, caller)
     assert not await redis.exists(places)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), OSError("no route")], ids=repr)
+async def test_no_error_ends_the_counting(client: Client, redis: Redis, namespace: str, error: Exception) -> None:
+    caller = limited(streams=1)
+    places = Keys(namespace).places("streams", subject_of(caller))
+    async with Limiter(client.quotas, lease=0.3) as limiter, limiter.stream(caller):
+        with unsent(places, error) as failed:
+            await until(lambda: bool(failed), "the places could not be renewed")
+        before = await _latest(redis, places)
+
+        async def renewed() -> bool:
+            return await _latest(redis, places) > before
+
+        await until(renewed, "the places are renewed again")
 
 
 async def test_places_of_a_gateway_that_was_killed_lapse(redis_url: str, namespace: str, client: Client) -> None:
