@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ from runstream_gateway.app import create_app
 from runstream_gateway.core import Gateway, open_gateway
 from runstream_gateway.settings import GatewaySettings, HeaderRules
 from runstream_gateway.webhooks.addresses import Addresses, WebhookRefused, WebhookUnresolved
+from runstream_gateway.webhooks.resolving import MOST, Resolver, ResolverBusy
 from runstream_gateway.webhooks.sending import Sender
 from runstream_gateway.webhooks.signature import sign
 from runstream_worker.graphs import graph_source
@@ -582,10 +585,10 @@ NOT_PUBLIC = [
 PUBLIC = ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
 
 
-def resolving(*addresses: str) -> Callable[[str, int], Awaitable[list[str]]]:
+def resolving(*addresses: str) -> Callable[[str], Awaitable[list[str]]]:
     """Every host has these addresses."""
 
-    async def resolve(host: str, port: int) -> list[str]:
+    async def resolve(host: str) -> list[str]:
         return list(addresses)
 
     return resolve
@@ -685,7 +688,7 @@ async def test_a_name_that_changes_its_mind_is_not_followed(receiver: Receiver) 
     """DNS rebinding: the first answer is public, the second one is this machine."""
     answers = [["8.8.8.8"], ["127.0.0.1"]]
 
-    async def resolve(host: str, port: int) -> list[str]:
+    async def resolve(host: str) -> list[str]:
         return answers.pop(0)
 
     addresses = Addresses(resolve=resolve)
@@ -699,20 +702,20 @@ async def test_a_name_that_changes_its_mind_is_not_followed(receiver: Receiver) 
 async def test_the_address_that_was_checked_is_the_one_that_is_called(receiver: Receiver) -> None:
     asked = []
 
-    async def resolve(host: str, port: int) -> list[str]:
-        asked.append((host, port))
+    async def resolve(host: str) -> list[str]:
+        asked.append(host)
         return ["127.0.0.1"]
 
     async with Sender(Addresses(LOOPBACK, resolve=resolve), None, timeout=5, at_once=1) as sender:
         # No resolver in the world knows this name, so nobody else was asked for it.
         answer = await sender.send("id", f"http://hooks.invalid:{receiver.port}/", b"{}")
     assert answer.done
-    assert asked == [("hooks.invalid", receiver.port)]
+    assert asked == ["hooks.invalid"]
     assert receiver.calls[0].headers["host"] == f"hooks.invalid:{receiver.port}"
 
 
 async def test_a_name_that_has_no_address_just_now_is_tried_again() -> None:
-    async def resolve(host: str, port: int) -> list[str]:
+    async def resolve(host: str) -> list[str]:
         raise OSError("no name server answers")
 
     addresses = Addresses(resolve=resolve)
@@ -721,3 +724,81 @@ async def test_a_name_that_has_no_address_just_now_is_tried_again() -> None:
     async with Sender(addresses, None, timeout=5, at_once=1) as sender:
         answer = await sender.send("id", "https://hooks.example.com/", b"{}")
     assert (answer.done, answer.again) == (False, True)
+
+
+# -- names whose servers are silent -----------------------------------------------------------------------------------
+
+
+class Names:
+    """The system's resolver: it knows no name, and of some it says nothing until the end."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.end = threading.Event()
+        self._find = socket.getaddrinfo
+
+    def find(self, host: Any, *rest: Any, **others: Any) -> Any:
+        if not str(host).endswith(".example"):
+            return self._find(host, *rest, **others)
+        self.asked.append(host)
+        if host.startswith("silent"):
+            self.end.wait(60)
+            raise OSError("no name server answers")
+        return self._find("127.0.0.1", *rest, **others)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names.find)
+    yield names
+    names.end.set()
+
+
+async def test_silent_name_servers_hold_nobody_up(start: OpenGateway, receiver: Receiver, names: Names) -> None:
+    here = await start()
+    body = {"assistant_id": "adds", "input": {"n": 1}}
+
+    async def ask(host: str) -> httpx.Response:
+        return await here.http.post("/runs", json={**body, "webhook": f"http://{host}:{receiver.port}/"})
+
+    silent = [asyncio.create_task(ask(f"silent{number}.example")) for number in range(MOST)]
+    await until(lambda: len(names.asked) == MOST, "all are being looked up")
+    joins = asyncio.create_task(ask("silent0.example"))
+    busy = await ask("prompt.example")
+    assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
+    # Neither the loop's pool nor who names an address is touched.
+    assert await asyncio.get_running_loop().run_in_executor(None, lambda: True)
+    assert (await ask("127.0.0.1")).status_code == 200
+    await receiver.called()
+    names.end.set()
+    assert {(await task).status_code for task in (*silent, joins)} == {422}
+    assert len(names.asked) == MOST
+    assert (await ask("prompt.example")).status_code == 200
+    await receiver.called(2)
+
+
+async def test_who_stops_waiting_leaves_the_name_to_the_others(names: Names) -> None:
+    resolver = Resolver(most=1)
+    one, other = (asyncio.create_task(resolver("silent.example")) for _ in range(2))
+    await until(lambda: bool(names.asked), "it is being looked up")
+    one.cancel()
+    with pytest.raises(ResolverBusy):
+        await resolver("prompt.example")
+    names.end.set()
+    with pytest.raises(OSError, match="no name server"):
+        await other
+    assert one.cancelled()
+    assert names.asked == ["silent.example"]
+
+
+async def test_a_batch_asks_for_each_host_once(start: OpenGateway, names: Names, client: Client) -> None:
+    here = await start()
+    run = {"assistant_id": "adds", "input": {"n": 1}}
+    webhooks = [f"http://{host}.example:1/{number}" for number in range(20) for host in ("one", "two")]
+    # The last one is refused, and so are all.
+    bodies = [*({**run, "webhook": webhook} for webhook in webhooks), {**run, "assistant_id": str(uuid4())}]
+    refused = await here.http.post("/runs/batch", json=bodies)
+    assert refused.status_code == 404
+    assert names.asked == ["one.example", "two.example"]
+    assert await client.runs() == []

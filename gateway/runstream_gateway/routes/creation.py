@@ -91,7 +91,8 @@ async def create_many(access: Access, bodies: Sequence[StatelessRunCreate], requ
     Raises:
         ApiError: as of one; 429.
     """
-    return await _enqueued(access, [await _stateless(access, body, request) for body in bodies])
+    checked: set[str] = set()
+    return await _enqueued(access, [await _stateless(access, body, request, checked) for body in bodies])
 
 
 async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:
@@ -103,12 +104,15 @@ async def create_stateless(access: Access, body: StatelessRunCreate, request: Re
     return (await _enqueued(access, [await _stateless(access, body, request)]))[0]
 
 
-async def _stateless(access: Access, body: StatelessRunCreate, request: Request) -> _Plan:
+async def _stateless(
+    access: Access, body: StatelessRunCreate, request: Request, checked: set[str] | None = None
+) -> _Plan:
+    """What is to be enqueued; `checked` are the webhooks' hosts that need not be looked at again."""
     if body.command is not None and body.command.resume is not None:
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
-    await access.gateway.courier.check(body.webhook)
+    await access.gateway.courier.check(body.webhook, checked)
     assistant = await _assistant(access, body.assistant_id)
     thread = _new_thread(new_id(), metadata) if body.on_completion == "keep" else None
     fields = await _context_fields(access, assistant, body)

@@ -1,5 +1,6 @@
 """Webhooks: telling somebody that a run has ended.
 
+- `resolving`: the addresses of a host
 - `addresses`: whom the gateway calls at all
 - `signature`: by which the receiver knows who calls
 - `sending`: one try

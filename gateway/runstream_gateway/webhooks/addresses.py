@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import httpx
 
+from runstream_gateway.webhooks.resolving import Resolver, ResolverBusy
+
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Gives the addresses of a host. It may raise OSError."""
+Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
+"""Gives the addresses of a host. It may raise OSError, and ResolverBusy."""
 
-_PORTS = {"http": 80, "https": 443}
+_SCHEMES = ("http", "https")
 _LONGEST = 4096
 _RESOLVED_WITHIN = 5.0
 # Networks through which IPv6 reaches the IPv4 address that stands in the last 32 bits (RFC 6052).
@@ -38,6 +39,10 @@ class WebhookUnresolved(Exception):
     """The host of a URL has no address just now."""
 
 
+class WebhookBusy(WebhookUnresolved):
+    """So many names are being looked up that this one was not."""
+
+
 class Addresses:
     """Says which addresses are called.
 
@@ -53,28 +58,40 @@ class Addresses:
         allowed = [read_allowed(one) for one in allow]
         self._hosts = frozenset(one for one in allowed if isinstance(one, str))
         self._networks = tuple(one for one in allowed if not isinstance(one, str))
-        self._resolve = resolve or resolve_host
+        self._resolve = resolve or Resolver()
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, checked: set[str] | None = None) -> None:
         """Look whether a URL would be called now.
+
+        Args:
+            url: it.
+            checked: hosts that were found right a moment ago, to which this one is added.
 
         Raises:
             WebhookRefused: it would not.
             WebhookUnresolved: its host has no address.
+            WebhookBusy: that was not looked up.
         """
-        parts = read_url(url)
-        await self.of(parts.raw_host.decode("ascii"), parts.port or _PORTS[parts.scheme])
+        host = read_url(url).raw_host.decode("ascii")
+        if checked is not None and host in checked:
+            return
+        await self.of(host)
+        if checked is not None:
+            checked.add(host)
 
-    async def of(self, host: str, port: int) -> list[str]:
+    async def of(self, host: str) -> list[str]:
         """The addresses by which a host is called.
 
         Raises:
             WebhookRefused: one of them is not public, and neither it nor the host is allowed.
             WebhookUnresolved: it has none.
+            WebhookBusy: that was not looked up.
         """
         try:
             async with asyncio.timeout(_RESOLVED_WITHIN):
-                found = await self._resolve(host, port)
+                found = [host] if _is_address(host) else await self._resolve(host)
+        except ResolverBusy:
+            raise WebhookBusy(f"too many names are being looked up; the host {host!r} was not") from None
         except (OSError, UnicodeError, TimeoutError) as error:
             raise WebhookUnresolved(f"the host {host!r} cannot be resolved") from error
         if not found:
@@ -108,7 +125,7 @@ def read_url(url: str) -> httpx.URL:
         raise WebhookRefused("it is no URL") from None
     if len(url) > _LONGEST:
         raise WebhookRefused(f"the URL is longer than {_LONGEST} characters")
-    if parts.scheme not in _PORTS:
+    if parts.scheme not in _SCHEMES:
         raise WebhookRefused("the URL must begin with http:// or https://")
     if not host:
         raise WebhookRefused("the URL has no host")
@@ -146,6 +163,14 @@ def _is_number(name: str) -> bool:
     return last.isdecimal() or last.startswith("0x")
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _plain(host: str) -> str:
     return host.lower().rstrip(".")
 
@@ -177,9 +202,3 @@ def _is_public(address: Address) -> bool:
         and not (isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.teredo is not None))
         and not any(address in network for network in _SPECIAL)
     )
-
-
-async def resolve_host(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system finds them; names by which numbers are spelled are numbers to it, too."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))

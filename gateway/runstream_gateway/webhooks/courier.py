@@ -25,7 +25,13 @@ from runstream.tasks import cancel
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import now
 from runstream_gateway.jsonbytes import dumps
-from runstream_gateway.webhooks.addresses import Addresses, WebhookRefused, WebhookUnresolved, shown_url
+from runstream_gateway.webhooks.addresses import (
+    Addresses,
+    WebhookBusy,
+    WebhookRefused,
+    WebhookUnresolved,
+    shown_url,
+)
 from runstream_gateway.webhooks.payload import Payloads
 from runstream_gateway.webhooks.sending import Answer, Sender
 
@@ -99,18 +105,24 @@ class Courier:
         except RedisError as away:
             _logger.warning("other gateways look after %d webhooks in some seconds only: %s", len(held), away)
 
-    async def check(self, url: str | None) -> None:
+    async def check(self, url: str | None, checked: set[str] | None = None) -> None:
         """Look whether a webhook would be called.
 
+        Args:
+            url: of the webhook; None for none.
+            checked: hosts that were found right a moment ago, to which this one is added.
+
         Raises:
-            ApiError: 422, it would not.
+            ApiError: 422, it would not; 503, too many hosts are being looked up.
         """
         if url is None:
             return
         if not self._is_open:
             raise ApiError(422, "webhook: this server has no webhooks (http.disable_webhooks)")
         try:
-            await self._addresses.check(url)
+            await self._addresses.check(url, checked)
+        except WebhookBusy as busy:
+            raise ApiError(503, f"webhook: {busy}", {"retry-after": "1"}) from None
         except (WebhookRefused, WebhookUnresolved) as refused:
             raise ApiError(422, f"webhook: {refused}") from None
 

@@ -130,7 +130,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
             httpcore.ConnectError: none of its addresses can be reached.
         """
         failure: Exception = httpcore.ConnectError("it has no address")
-        for address in await self._addresses.of(host, port):
+        for address in await self._addresses.of(host):
             try:
                 return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
