@@ -11,7 +11,7 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk import Auth
 
-from runstream import Client, ClientSettings
+from runstream import Client, ClientSettings, InvalidRequest
 from runstream.apikeys import ApiKeys
 from runstream.deliveries import Deliveries
 from runstream_gateway.assistants import ASSISTANT_TTL, Assistants
@@ -19,7 +19,7 @@ from runstream_gateway.auth.guard import Guard, OpenGuard
 from runstream_gateway.auth.handlers import HandlersGuard
 from runstream_gateway.auth.keys import KeysGuard
 from runstream_gateway.auth.limits import Limiter
-from runstream_gateway.auth.tokens import ReadTokens, TokenGuard
+from runstream_gateway.auth.tokens import GuardKind, ReadTokens, TokenGuard
 from runstream_gateway.feedback import Feedback
 from runstream_gateway.ids import new_id
 from runstream_gateway.runs import Runs
@@ -83,9 +83,10 @@ async def open_gateway(
         auth: a project's own handlers, which say who may do what.
 
     Raises:
-        InvalidRequest: a setting is out of its range.
+        InvalidRequest: a setting is out of its range, or there are both API keys and handlers.
         CheckpointerError: the checkpoints' database cannot be used.
     """
+    guard_kind = _guard_kind(auth, api_keys=settings.api_keys)
     async with AsyncExitStack() as stack:
         client_settings = ClientSettings(
             namespace=settings.namespace,
@@ -98,7 +99,7 @@ async def open_gateway(
         documents = client.documents("thread", ttl=settings.thread_ttl)
         deliveries = client.deliveries(new_id())
         payloads = Payloads(client, deliveries, states, show_errors=settings.show_errors)
-        tokens = ReadTokens(client, settings.token_secret)
+        tokens = ReadTokens(client, settings.token_secret, guard=guard_kind)
         feedback = Feedback(client.documents("feedback", ttl=settings.thread_ttl), tokens)
 
         async def before_forgetting(run_id: str) -> None:
@@ -116,7 +117,7 @@ async def open_gateway(
             threads=Threads(client, documents, states, before_forgetting, show_errors=settings.show_errors),
             runs=runs,
             assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs),
-            guard=_guard(client, tokens, auth, api_keys=settings.api_keys),
+            guard=_guard(client, tokens, auth, guard_kind),
             limiter=limiter,
             tokens=tokens,
             feedback=feedback,
@@ -156,11 +157,22 @@ async def _courier(
     )
 
 
-def _guard(client: Client, tokens: ReadTokens, auth: Auth | None, *, api_keys: bool) -> Guard:
+def _guard_kind(auth: Auth | None, *, api_keys: bool) -> GuardKind:
+    if auth is not None and api_keys:
+        raise InvalidRequest(
+            "api_keys",
+            "the project has handlers of its own (auth.path), which no API key passes; choose one of the two",
+        )
+    if auth is not None:
+        return "handlers"
+    return "keys" if api_keys else "open"
+
+
+def _guard(client: Client, tokens: ReadTokens, auth: Auth | None, kind: GuardKind) -> Guard:
     """Who is asked what a caller may do: a project's own handlers, or the holder of the keys, or nobody."""
     if auth is not None:
         return TokenGuard(tokens, HandlersGuard(auth))
-    if api_keys:
+    if kind == "keys":
         keys = KeysGuard(ApiKeys(client))
         return TokenGuard(tokens, keys, vouch=keys.vouch)
     return TokenGuard(tokens, OpenGuard())

@@ -12,7 +12,7 @@ from langgraph.graph import START, StateGraph
 from langgraph_sdk import Auth
 from redis.asyncio import Redis
 
-from runstream import Client
+from runstream import Client, InvalidRequest
 from runstream_gateway.app import create_app
 from runstream_gateway.core import open_gateway
 from runstream_gateway.settings import GatewaySettings, HeaderRules
@@ -144,3 +144,59 @@ async def stored(redis: Redis, namespace: str, text: bytes) -> bool:
     }
     values = [await readers[await redis.type(key)](key) async for key in redis.scan_iter(f"*{namespace}*")]
     return text in repr(values).encode()
+
+
+# -- guards -----------------------------------------------------------------------------------------------------------
+
+
+async def test_keys_beside_handlers_are_refused_at_start(redis_url: str, namespace: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"api_keys: .*auth\.path"):
+        async with serving(redis_url, namespace, knows_a_token(), api_keys=True):
+            pytest.fail("one of them would win")
+
+
+async def test_a_token_is_none_to_a_gateway_that_asks_otherwise(redis_url: str, namespace: str) -> None:
+    async with serving(redis_url, namespace) as http:
+        thread = (await http.post("/threads", json={})).json()["thread_id"]
+        token = (await http.post(f"/threads/{thread}/token")).json()["token"]
+    asking: tuple[tuple[Auth | None, bool, int], ...] = (
+        (None, False, 200),
+        (None, True, 401),
+        (knows_a_token(), False, 401),
+    )
+    for auth, api_keys, status in asking:
+        async with serving(redis_url, namespace, auth, api_keys=api_keys) as http:
+            answer = await http.get(f"/threads/{thread}", headers={"authorization": f"Bearer {token}"})
+            assert answer.status_code == status
+
+
+def refuses_bob(status: int) -> Auth:
+    """Says no to Bob rather than hiding what is not his."""
+    auth = knows_a_token()
+
+    @auth.on
+    async def decide(ctx: Auth.types.AuthContext, value: Any) -> bool:
+        if ctx.user.identity == "bob" and ctx.action == "read":
+            if status == 403:
+                return False
+            raise Auth.exceptions.HTTPException(status_code=status, detail="no")
+        return True
+
+    return auth
+
+
+@pytest.mark.parametrize("status", [403, 401])
+async def test_a_refusal_does_not_tell_what_is_there(redis_url: str, namespace: str, status: int) -> None:
+    bob = {"x-api-key": "bob"}
+    async with serving(redis_url, namespace, refuses_bob(status)) as http:
+        run = (await enqueued(http))["run_id"]
+        assistant = (await http.post("/assistants", json={"graph_id": "agent"})).json()["assistant_id"]
+        nobodys = "01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11"
+        paths = ["/runs/{}", "/runs/{}/join", "/runs/{}/stream", "/runs/{}/join?cancel_on_disconnect=1"]
+        for path in (*paths, "/console/runs/{}"):
+            found = [await http.get(path.format(each), headers=bob) for each in (run, nobodys)]
+            assert [each.status_code for each in found] == [404, 404], path
+            assert found[0].text.replace(run, nobodys) == found[1].text
+        found = [await http.post("/runs", json={"assistant_id": each}, headers=bob) for each in (assistant, nobodys)]
+        assert [each.status_code for each in found] == [404, 404]
+        assert found[0].text.replace(assistant, nobodys) == found[1].text

@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection
@@ -31,6 +31,8 @@ from runstream_gateway.errors import ApiError, not_found
 
 TOKEN_PREFIX = "rst_"  # noqa: S105 - what tokens begin with
 LONGEST = 24 * 3600.0
+
+GuardKind: TypeAlias = Literal["open", "keys", "handlers"]
 
 _KIND = "secret"
 _DOCUMENT = "read_tokens"
@@ -52,14 +54,17 @@ class ReadTokens:
     Args:
         client: of the Redis in which the gateways share a secret that none of them was given.
         secret: that they were given: text of at least 16 characters, the same for all.
+        guard: the kind of guard that says what may be read. Tokens are valid beside guards of that kind only: what an
+            open gateway gave to anybody must not open one that has asked for keys since.
 
     Raises:
         InvalidRequest: the secret is too short.
     """
 
-    def __init__(self, client: Client, secret: str | None = None) -> None:
+    def __init__(self, client: Client, secret: str | None = None, *, guard: GuardKind = "open") -> None:
         if secret is not None:
             check_number("the length of the token secret", len(secret), least=_LEAST_SECRET, whole=True)
+        self._guard = guard
         self._given = None if secret is None else secret.encode()
         self._documents = client.documents(_KIND, ttl=_SECRET_TTL)
         self._kept: tuple[float, bytes] | None = None
@@ -85,7 +90,7 @@ class ReadTokens:
         said["f"] = dict(scope.filter)
         text = json.dumps({name: value for name, value in said.items() if value}, separators=(",", ":")).encode()
         signed = _encode(text)
-        return IssuedToken(f"{TOKEN_PREFIX}{signed}.{_encode(self._sign(signed, await self._secret()))}", expires)
+        return IssuedToken(f"{TOKEN_PREFIX}{signed}.{_encode(await self._signature_of(signed))}", expires)
 
     async def read(self, token: str) -> Caller:
         """Whoever has this token.
@@ -94,7 +99,7 @@ class ReadTokens:
             ApiError: (401) it is none, was not made here, or is over.
         """
         signed, _, signature = token.removeprefix(TOKEN_PREFIX).partition(".")
-        if not hmac.compare_digest(_decode(signature), self._sign(signed, await self._secret())):
+        if not hmac.compare_digest(_decode(signature), await self._signature_of(signed)):
             raise _refused("is not valid")
         said: Mapping[str, Any] = json.loads(_decode(signed))
         if said["e"] <= time.time():
@@ -106,8 +111,12 @@ class ReadTokens:
 
     async def signature(self, text: str) -> str:
         """What proves that a text comes from a gateway of this deployment. No read token's is the same."""
-        # A token's signed part is base64, which has no zero byte; `text` begins with what it is for.
+        # What is signed of a token has no zero byte; `text` begins with what it is for.
         return _encode(self._sign(f"\x00{text}", await self._secret()))
+
+    async def _signature_of(self, signed: str) -> bytes:
+        """The signature of a token's signed part, in which the kind of guard stands, too; base64 has no colon."""
+        return self._sign(f"{self._guard}:{signed}", await self._secret())
 
     def _sign(self, signed: str, secret: bytes) -> bytes:
         return hmac.digest(secret, signed.encode("utf-8", "replace"), hashlib.sha256)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from runstream_gateway.auth.caller import Caller, Filter
 from runstream_gateway.auth.guard import Action, Resource
 from runstream_gateway.core import Gateway
+from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.streaming import TimedStreams
 
@@ -46,6 +47,23 @@ class Access:
             ApiError: 403, the caller may not.
         """
         return await self.gateway.guard.authorize(self.caller, resource, action, value)
+
+    async def to_found(self, resource: Resource, action: Action, value: dict[str, Any], *, missing: ApiError) -> Filter:
+        """Ask for a thing that is there, of which nobody is to learn that by being refused.
+
+        Args:
+            resource: as above.
+            action: as above.
+            value: as above.
+            missing: what is answered where there is no such thing.
+
+        Raises:
+            ApiError: `missing`, the caller may not.
+        """
+        try:
+            return await self.to(resource, action, value)
+        except ApiError as refused:
+            raise missing if 400 <= refused.status < 500 else refused from None
 
     async def stream_slot(self) -> AsyncExitStack:
         """Count one more stream of the caller's, until what is returned is closed.

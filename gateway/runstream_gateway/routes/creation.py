@@ -14,7 +14,7 @@ from runstream.request import PreparedRun
 from runstream_gateway.access import Allowed
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import RunCreate, StatelessRunCreate
-from runstream_gateway.errors import ApiError
+from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
 from runstream_gateway.submit import Submission, configurable_headers, run_spec
@@ -189,7 +189,12 @@ async def _assistant(access: Access, name_or_id: str) -> Assistant:
     known = await assistants.resolve(name_or_id)
     if known.is_system:
         return known
-    allowed = await access.to("assistants", "read", {"assistant_id": known.assistant_id})
+    allowed = await access.to_found(
+        "assistants",
+        "read",
+        {"assistant_id": known.assistant_id},
+        missing=not_found("assistant", known.assistant_id),
+    )
     return await assistants.resolve(known.assistant_id, allowed)
 
 

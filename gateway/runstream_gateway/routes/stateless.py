@@ -10,6 +10,7 @@ from starlette.responses import Response
 from runstream import RunInfo
 from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
+from runstream_gateway.errors import not_found
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, readable, text_stream, wants_text
@@ -98,7 +99,10 @@ async def _find(access: Access, run_id: str, *, cancels: bool = False) -> RunInf
     run_id = check_uuid(run_id, "run_id")
     # First the run, for what may be read of it is a question of its thread.
     info = await access.gateway.runs.find(run_id, EVERYTHING)
-    for action in reading(cancels=cancels):
-        allowed = await access.to("threads", action, {"thread_id": info.thread_id, "run_id": run_id})
-        info = await access.gateway.runs.find(run_id, allowed)
+    value = {"thread_id": info.thread_id, "run_id": run_id}
+    allowed = await access.to_found("threads", "read", dict(value), missing=not_found("run", run_id))
+    info = await access.gateway.runs.find(run_id, allowed)
+    # Whoever may read it knows that it is there.
+    for action in reading(cancels=cancels)[1:]:
+        info = await access.gateway.runs.find(run_id, await access.to("threads", action, dict(value)))
     return info
