@@ -34,6 +34,7 @@ _STATUSES: dict[Status, RunStatus] = {
     Status.STOPPED: "interrupted",
     Status.INTERRUPTED: "interrupted",
 }
+_PAGE = 100
 _SHOWN_KWARGS = ("input", "command", "config", "context", "interrupt_before", "interrupt_after", "durability")
 
 
@@ -178,9 +179,11 @@ class Runs:
         """The newest runs that the caller may see."""
         found: list[RunInfo] = []
         page: list[RunInfo] = []
+        # Their threads are asked for together: by `limit`, that would be a call for each run of somebody else.
+        size = max(limit, _PAGE)
         async for info in self._client.all_runs():
             page.append(info)
-            if len(page) == limit:
+            if len(page) == size:
                 found += await self._visible(page, allowed)
                 page = []
                 if len(found) >= limit:

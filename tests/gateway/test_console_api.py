@@ -12,10 +12,11 @@ import httpx
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph_sdk import Auth
+from redis.asyncio.connection import AbstractConnection
 from tests.support.unsent import unsent
 from tests.support.workers import Workers
 
-from runstream import Client
+from runstream import Client, RunSpec
 from runstream.keys import Keys
 from runstream_gateway.app import create_app
 from runstream_gateway.core import open_gateway
@@ -192,6 +193,24 @@ async def test_an_error_of_the_system_is_503_too(
             answer = await http.get("/console/runs")
     assert (answer.status_code, answer.json()) == (503, {"detail": "Redis cannot be reached"})
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_what_is_another_s_is_not_looked_at_one_by_one(redis_url: str, namespace: str, client: Client) -> None:
+    await client.enqueue_many([RunSpec("agent", {"text": "from a backend"}, {}) for _ in range(250)])
+    async with serving(redis_url, namespace, by_name()) as http:
+        sent = 0
+        send = AbstractConnection.send_packed_command
+
+        async def count(self: AbstractConnection, command: Any, *rest: Any, **others: Any) -> None:
+            nonlocal sent
+            sent += 1
+            await send(self, command, *rest, **others)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AbstractConnection, "send_packed_command", count)
+            found = await http.get("/console/runs", headers={"x-api-key": "ada"}, params={"limit": 1})
+    assert found.json() == []
+    assert sent < 20
 
 
 async def test_nobody_sees_what_is_another_s(redis_url: str, namespace: str, workers: Workers, client: Client) -> None:
