@@ -213,6 +213,32 @@ async def test_what_is_another_s_is_not_looked_at_one_by_one(redis_url: str, nam
     assert sent < 20
 
 
+async def test_titles_are_read_side_by_side_and_not_all_at_once(http: httpx.AsyncClient, client: Client) -> None:
+    runs = await client.enqueue_many([RunSpec("agent", {"text": f"{number}"}, {}) for number in range(30)])
+    waiting, most = 0, 0
+    send, read = AbstractConnection.send_packed_command, AbstractConnection.read_response
+
+    async def count(self: AbstractConnection, *rest: Any, **others: Any) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await send(self, *rest, **others)
+
+    async def answer(self: AbstractConnection, *rest: Any, **others: Any) -> Any:
+        nonlocal waiting
+        try:
+            return await read(self, *rest, **others)
+        finally:
+            waiting = max(0, waiting - 1)  # a pipeline is sent at once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AbstractConnection, "send_packed_command", count)
+        patch.setattr(AbstractConnection, "read_response", answer)
+        titles = (await http.get("/console/titles", params={"run_id": [run.run_id for run in runs]})).json()
+    assert titles == {run.run_id: f'{{"text":"{number}"}}' for number, run in enumerate(runs)}
+    assert 5 < most <= 20  # a new connection sends a few by itself
+
+
 async def test_nobody_sees_what_is_another_s(redis_url: str, namespace: str, workers: Workers, client: Client) -> None:
     await workers.start(agent=graph())
     nobodys = await client.enqueue("agent", {"text": "from a backend"}, stream_mode="updates")
