@@ -22,6 +22,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import HEARTBEAT, Frame
 
 _PIECE = 64 * 1024
+_AGAIN = 0.1
 SSE_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -61,6 +62,9 @@ class OpenStreams:
         self._closing = True
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            # As `runstream.tasks.cancel`: what calls Redis may lose a cancellation that comes with the answer.
+            asyncio.get_running_loop().call_later(_AGAIN, self.close)
 
     @asynccontextmanager
     async def entered(self, receive: Receive, until: float = math.inf) -> AsyncIterator[None]:
@@ -78,7 +82,7 @@ class OpenStreams:
             raise ReaderLeft
         self._tasks.add(task)
         leaving = asyncio.create_task(_disconnected(receive, until - time.time()), name="gateway-disconnect")
-        leaving.add_done_callback(lambda done: task.cancel() if task in self._tasks and not done.cancelled() else None)
+        leaving.add_done_callback(lambda done: None if done.cancelled() else self._end(task))
         try:
             yield
         except asyncio.CancelledError:
@@ -89,6 +93,12 @@ class OpenStreams:
         finally:
             self._tasks.discard(task)
             leaving.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a stream's task, until it is none any more."""
+        if task in self._tasks:
+            task.cancel()
+            asyncio.get_running_loop().call_later(_AGAIN, self._end, task)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypedDict
 
 import httpx
@@ -159,6 +159,34 @@ async def test_a_gateway_that_leaves_creates_no_runs(client: Client, redis_url: 
         refused = await http.post(path, json=[body] if path.endswith("batch") else body)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert await client.runs() == []
+
+
+@pytest.mark.parametrize("who", ["client", "gateway"])
+async def test_a_cancellation_that_is_lost_is_repeated(who: str) -> None:
+    # What waits for an answer of Redis may lose one that comes in the same turn of the loop as the answer.
+    is_waiting = asyncio.Event()
+
+    class Forgetful:
+        async def batch(self) -> list[Frame] | None:
+            with suppress(asyncio.CancelledError):
+                is_waiting.set()
+                await _never()
+            await _never()
+            return None
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Forgetful]:
+        yield Forgetful()
+
+    streams = OpenStreams()
+    answer = get(FrameResponse(source, TimedStreams(streams, float("inf")), AsyncExitStack(), heartbeat=10))
+    await is_waiting.wait()
+    if who == "client":
+        answer.leave()
+    else:
+        streams.close()
+    await answer.over()
+    assert len(streams) == 0
 
 
 # --- heartbeats -------------------------------------------------------------------------------------------------------
