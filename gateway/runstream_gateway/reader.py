@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Reader:
         beginning: where to begin.
         translator: makes the frames, for this reader alone.
         restore: gives the state that a later attempt goes on from.
-        on_disconnect: what becomes of the run if the reader leaves before its end.
+        on_disconnect: what becomes of the run if the reader leaves before its end. One that fails has not left.
         links: gives what a reader is told before the run's end.
         making_way: says whether it is the gateway that leaves; the reader comes back elsewhere, and the run goes on.
     """
@@ -103,14 +104,15 @@ class Reader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._making_way is not None and self._making_way():
+        has_failed = kind is not None and not issubclass(kind, asyncio.CancelledError)
+        if has_failed or (self._making_way is not None and self._making_way()):
             self._events.detach()
         await self._events.aclose()
 
     async def batch(self) -> list[Frame] | None:
         """The frames of what has come by now, at least one; None after the last.
 
-        May be cancelled, as a heartbeat does, and called again.
+        May be cancelled and called again.
 
         Raises:
             RunNotFound: the run has gone.

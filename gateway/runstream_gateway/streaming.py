@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from runstream.tasks import cancel
+from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import HEARTBEAT, Frame
 
 _PIECE = 64 * 1024
+_AGAIN = 0.1
 SSE_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -27,7 +30,7 @@ class Source(Protocol):
     """Gives what is to be sent, batch by batch."""
 
     async def batch(self) -> list[Frame] | None:
-        """The next frames; None after the last. May be cancelled and called again."""
+        """The next frames; None after the last."""
 
 
 class OpenStreams:
@@ -45,11 +48,23 @@ class OpenStreams:
         """Whether the process shuts down."""
         return self._closing
 
+    def check_open(self) -> None:
+        """Refuse what others have to do, since the process shuts down; clients that come again reach another gateway.
+
+        Raises:
+            ApiError: 503, it does.
+        """
+        if self._closing:
+            raise ApiError(503, "the gateway shuts down", {"retry-after": "1"})
+
     def close(self) -> None:
         """Break all streams off; their readers come back, to this gateway's successor or another."""
         self._closing = True
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            # As `runstream.tasks.cancel`: what calls Redis may lose a cancellation that comes with the answer.
+            asyncio.get_running_loop().call_later(_AGAIN, self.close)
 
     @asynccontextmanager
     async def entered(self, receive: Receive, until: float = math.inf) -> AsyncIterator[None]:
@@ -67,7 +82,7 @@ class OpenStreams:
             raise ReaderLeft
         self._tasks.add(task)
         leaving = asyncio.create_task(_disconnected(receive, until - time.time()), name="gateway-disconnect")
-        leaving.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
+        leaving.add_done_callback(lambda done: None if done.cancelled() else self._end(task))
         try:
             yield
         except asyncio.CancelledError:
@@ -78,6 +93,12 @@ class OpenStreams:
         finally:
             self._tasks.discard(task)
             leaving.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a stream's task, until it is none any more."""
+        if task in self._tasks:
+            task.cancel()
+            asyncio.get_running_loop().call_later(_AGAIN, self._end, task)
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,74 @@ async def _disconnected(receive: Receive, seconds: float) -> None:
                 pass
 
 
-class FrameResponse(Response):
+class _LastingResponse(Response):
+    """An answer that is written while it comes, for as long as the client is there.
+
+    Args:
+        streams: the caller's.
+        slot: what the stream holds, and gives back when it is over.
+        kind: the content type.
+        headers: of the response.
+    """
+
+    def __init__(
+        self, streams: TimedStreams, slot: AsyncExitStack, kind: str, headers: Mapping[str, str] | None
+    ) -> None:
+        super().__init__(status_code=200, headers=dict(headers or {}))
+        self.headers["content-type"] = kind
+        del self.headers["content-length"]
+        self._streams = streams
+        self._slot = slot
+        self._has_begun = False
+        self._said_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
+        """Answer."""
+        try:
+            async with self._slot, self._streams.entered(receive):
+                last = await self._answer(send)
+        except ReaderLeft:
+            # An answer that breaks off is one that clients ask for again; an orderly end would be the run's. Where none
+            # has begun the server would make it a 500, at which they make another run: `Location` has them come back.
+            if not self._has_begun:
+                await self._begin(send)
+            return
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _answer(self, send: Send) -> bytes:
+        """Begin, say all but the last of it, and give that."""
+        raise NotImplementedError
+
+    async def _begin(self, send: Send) -> None:
+        self._has_begun = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _say(self, send: Send, body: bytes) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._said_at = asyncio.get_running_loop().time()
+
+    @asynccontextmanager
+    async def _beating(self, send: Send, beat: bytes, seconds: float) -> AsyncIterator[None]:
+        """Say something whenever nothing has been said for so long. What is being waited for goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+
+        async def go_on() -> None:
+            while True:
+                left = self._said_at + seconds - loop.time()
+                if left > 0:
+                    await asyncio.sleep(left)
+                else:
+                    await self._say(send, beat)
+
+        self._said_at = loop.time()
+        beating = asyncio.create_task(go_on(), name="gateway-heartbeat")
+        try:
+            yield
+        finally:
+            await cancel([beating])
+
+
+class FrameResponse(_LastingResponse):
     """Frames as server-sent events, with a comment now and then while there are none.
 
     Args:
@@ -128,40 +216,21 @@ class FrameResponse(Response):
         heartbeat: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status_code=200, headers={**SSE_HEADERS, **(headers or {})})
-        self.headers["content-type"] = "text/event-stream; charset=utf-8"
-        del self.headers["content-length"]
+        super().__init__(streams, slot, "text/event-stream; charset=utf-8", {**SSE_HEADERS, **(headers or {})})
         self._source = source
-        self._streams = streams
-        self._slot = slot
         self._heartbeat = heartbeat
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
-        """Answer."""
-        try:
-            async with self._slot, self._streams.entered(receive), self._source() as source:
-                await send(_start(self))
-                await self._pump(source, send)
-        except ReaderLeft:
-            # An answer that breaks off is one that clients ask for again; an orderly end would be the run's.
-            return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pump(self, source: Source, send: Send) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._heartbeat):
-                    frames = await source.batch()
-            except TimeoutError:
-                await send(_part(HEARTBEAT))
-                continue
-            if frames is None:
-                return
-            for piece in _pieces(frames):
-                await send(_part(piece))
+    async def _answer(self, send: Send) -> bytes:
+        async with self._source() as source:
+            await self._begin(send)
+            async with self._beating(send, HEARTBEAT, self._heartbeat):
+                while (frames := await source.batch()) is not None:
+                    for piece in _pieces(frames):
+                        await self._say(send, piece)
+        return b""
 
 
-class TextResponse(Response):
+class TextResponse(_LastingResponse):
     """The words of a run as they come, for `curl -N`.
 
     Args:
@@ -173,32 +242,24 @@ class TextResponse(Response):
 
     def __init__(
         self,
-        pieces: Callable[[], AsyncIterator[str]],
+        pieces: Callable[[], AsyncGenerator[str, None]],
         streams: TimedStreams,
         slot: AsyncExitStack,
         *,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status_code=200, headers={**SSE_HEADERS, **(headers or {})})
-        self.headers["content-type"] = "text/plain; charset=utf-8"
-        del self.headers["content-length"]
+        super().__init__(streams, slot, "text/plain; charset=utf-8", {**SSE_HEADERS, **(headers or {})})
         self._pieces = pieces
-        self._streams = streams
-        self._slot = slot
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
-        """Answer."""
-        try:
-            async with self._slot, self._streams.entered(receive):
-                await send(_start(self))
-                async for piece in self._pieces():
-                    await send(_part(piece.encode()))
-        except ReaderLeft:
-            return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _answer(self, send: Send) -> bytes:
+        await self._begin(send)
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                await self._say(send, piece.encode())
+        return b""
 
 
-class AwaitedResponse(Response):
+class AwaitedResponse(_LastingResponse):
     """JSON that takes a while to come. Until then a line break now and then keeps the connection.
 
     Args:
@@ -218,34 +279,14 @@ class AwaitedResponse(Response):
         heartbeat: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(status_code=200, headers=dict(headers or {}))
-        self.headers["content-type"] = "application/json"
-        del self.headers["content-length"]
-        self._answer = answer
-        self._streams = streams
-        self._slot = slot
+        super().__init__(streams, slot, "application/json", headers)
+        self._awaited = answer
         self._heartbeat = heartbeat
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
-        """Answer."""
-        try:
-            async with self._slot, self._streams.entered(receive):
-                await send(_start(self))
-                body = await self._awaited(send)
-        except ReaderLeft:
-            return
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def _awaited(self, send: Send) -> bytes:
-        answering = asyncio.ensure_future(self._answer())
-        try:
-            while not (await asyncio.wait([answering], timeout=self._heartbeat))[0]:
-                await send(_part(b"\n"))
-            return answering.result()
-        finally:
-            if not answering.done():
-                answering.cancel()
-                await asyncio.wait([answering])
+    async def _answer(self, send: Send) -> bytes:
+        await self._begin(send)
+        async with self._beating(send, b"\n", self._heartbeat):
+            return await self._awaited()
 
 
 def _pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
@@ -260,11 +301,3 @@ def _pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
             piece, size = [], 0
     if piece:
         yield b"".join(piece)
-
-
-def _start(response: Response) -> Message:
-    return {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-
-
-def _part(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}

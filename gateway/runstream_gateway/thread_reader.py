@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from runstream import Client, RunInfo, Status
+from runstream import Client, RunInfo, RunNotFound
 from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.reader import FROM_THE_START, Beginning, Reader
+from runstream_gateway.reader import FIRST, FROM_THE_START, Beginning, Reader
 from runstream_gateway.runs import Readable, Runs
 
 ThreadMode = Literal["run_modes", "lifecycle", "state_update"]
 _LOOK_AGAIN = 0.5
 """Seconds between looks for a thread's next run, while none is being read."""
+_MS = re.compile(r"\d{1,15}", re.ASCII)
 
 
 class ThreadPlace(NamedTuple):
-    """A place in a thread's stream: an event of one of its runs. Its text is `run id/event id`."""
+    """A place in a thread's stream: an event of one of its runs. Its text is `run id/event id/when the run began`.
+
+    The time (in ms since 1970) says what lies before the place, also when the run has gone.
+    """
 
     run_id: str
     event_id: str
+    began_at: int
 
     @classmethod
     def of(cls, last_event_id: str | None) -> ThreadPlace | None:
@@ -34,14 +40,29 @@ class ThreadPlace(NamedTuple):
         """
         if last_event_id in FROM_THE_START:
             return None
-        run_id, slash, event_id = (last_event_id or "").partition("/")
-        if not slash:
-            raise ApiError(422, f"Last-Event-ID: {last_event_id!r} must be run id/event id, or '-' for the start")
-        return cls(check_uuid(run_id, "Last-Event-ID"), str(Beginning.of(event_id).after or "0-0"))
+        match (last_event_id or "").split("/"):
+            case run_id, event_id, began_at if _MS.fullmatch(began_at):
+                after = Beginning.of(event_id).after
+                return cls(check_uuid(run_id, "Last-Event-ID"), after or FIRST, int(began_at))
+        wanted = "must be an id of the thread's stream, run id/event id/ms, or '-' for the start"
+        raise ApiError(422, f"Last-Event-ID: {last_event_id!r} {wanted}")
+
+
+class _Began(NamedTuple):
+    """By which runs are put in order: when it began, in ms since 1970, and its id."""
+
+    at: int
+    run_id: str
+
+
+def _began(info: RunInfo) -> _Began | None:
+    """When a run began; None if it has not. One that was stopped before has its end then, and nothing else."""
+    time = info.started_at or info.ended_at
+    return None if time is None else _Began(round(time.timestamp() * 1000), info.run_id)
 
 
 class ThreadReader:
-    """Reads the runs of a thread as they begin; an async context manager.
+    """Reads the runs of a thread in the order in which they begin; an async context manager.
 
     Args:
         client: knows the runs.
@@ -63,19 +84,26 @@ class ThreadReader:
         self._live = not last_event_id
         self._place = None if self._live else ThreadPlace.of(last_event_id)
         self._modes = frozenset(modes or ("run_modes",))
-        self._read: set[str] = set()
+        self._done: set[str] = set()
+        self._beginnings: dict[str, Beginning] = {}
         self._reader: Reader | None = None
-        self._run_id = ""
+        self._now = _Began(0, "")
 
     async def __aenter__(self) -> Self:
-        """Leave out what is over already, if it is not wanted."""
-        infos = await self._infos()
-        if self._live:
-            self._read = {info.run_id for info in infos if info.status.ended}
-        elif self._place is not None:
-            ids = [info.run_id for info in infos]
-            if self._place.run_id in ids:
-                self._read = set(ids[: ids.index(self._place.run_id)])
+        """Leave out what lies before the place: for who begins with what comes from now on, all that has come."""
+        for info in await self._infos():
+            began, place = _began(info), self._place
+            if began is None:
+                continue
+            if place is not None:
+                if info.run_id == place.run_id:
+                    self._beginnings[info.run_id] = Beginning(after=place.event_id)
+                elif began < (place.began_at, place.run_id):
+                    self._done.add(info.run_id)
+            elif self._live and info.status.ended:
+                self._done.add(info.run_id)
+            elif self._live:
+                self._beginnings[info.run_id] = Beginning(after=info.last_event_id)
         return self
 
     async def __aexit__(
@@ -86,7 +114,7 @@ class ThreadReader:
     async def batch(self) -> list[Frame] | None:
         """The next frames. There is always more to come."""
         while True:
-            if self._reader is None:
+            while self._reader is None:
                 await self._next_run()
             frames = await self._frames()
             if frames:
@@ -94,7 +122,11 @@ class ThreadReader:
 
     async def _frames(self) -> list[Frame]:
         assert self._reader is not None  # noqa: S101 - as `batch` has seen to
-        batch = await self._reader.batch()
+        try:
+            batch = await self._reader.batch()
+        except RunNotFound:
+            # It has been deleted, or rolled back. That is the end of the run, not of the thread.
+            batch = None
         if batch is None:
             await self._leave()
             return []
@@ -103,9 +135,10 @@ class ThreadReader:
 
     def _named(self, one: Frame) -> Frame | None:
         """A frame with an id that no other run of the thread has; the end of a run is none of the thread's."""
-        event_id = None if one.id is None else f"{self._run_id}/{one.id}"
+        began_at, run_id = self._now
+        event_id = None if one.id is None else f"{run_id}/{one.id}/{began_at}"
         if one.event == "end":
-            return frame("metadata", {"status": "run_done", "run_id": self._run_id}, event_id)
+            return frame("metadata", {"status": "run_done", "run_id": run_id}, event_id)
         return Frame(one.event, one.data, event_id) if self._is_wanted(one.event) else None
 
     def _is_wanted(self, event: str) -> bool:
@@ -115,25 +148,27 @@ class ThreadReader:
         return "state_update" in self._modes if is_state else "lifecycle" in self._modes and event in _LIFECYCLE
 
     async def _next_run(self) -> None:
-        """Wait for the next run that has begun, in the order of their creation, and begin to read it."""
-        while (info := await self._begun()) is None:  # noqa: ASYNC110 - another process begins it
+        """Wait for the next run that has begun, and begin to read it."""
+        while not await self._begun():  # noqa: ASYNC110 - another process begins it
             await asyncio.sleep(_LOOK_AGAIN)
-        place = self._place
-        is_there = self._live and info.status == Status.RUNNING
-        beginning = Beginning(live=True) if is_there else Beginning()
-        if place is not None and place.run_id == info.run_id:
-            beginning = Beginning(after=place.event_id)
-        reader = await self._runs.reader(Readable.of(info), beginning).__aenter__()
-        # All at once, for a heartbeat may have cancelled what comes before.
-        self._reader, self._run_id, self._place, self._live = reader, info.run_id, None, False
-        self._read.add(info.run_id)
+        # Records are looked at one by one: of two that began meanwhile, only the later may have been seen to. By now
+        # all are there that began before it.
+        begun = await self._begun()
+        if not begun:
+            return
+        self._now = min(begun)
+        info = begun[self._now]
+        beginning = self._beginnings.get(info.run_id, Beginning())
+        self._reader = await self._runs.reader(Readable.of(info), beginning).__aenter__()
+        self._done.add(info.run_id)
 
-    async def _begun(self) -> RunInfo | None:
-        waiting = (info for info in await self._infos() if info.run_id not in self._read)
-        return next((info for info in waiting if info.status != Status.QUEUED), None)
+    async def _begun(self) -> dict[_Began, RunInfo]:
+        """The runs that have begun and have not been read."""
+        known = {_began(info): info for info in await self._infos() if info.run_id not in self._done}
+        return {began: info for began, info in known.items() if began is not None}
 
     async def _infos(self) -> list[RunInfo]:
-        return [info async for info in self._client.thread_runs(self._thread_id)][::-1]
+        return [info async for info in self._client.thread_runs(self._thread_id)]
 
     async def _leave(self) -> None:
         reader, self._reader = self._reader, None

@@ -7,10 +7,11 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from tests.support.attempts import HandAttempt
 from tests.support.waiting import until
 
-from runstream import Client, Event
+from runstream import Client, Event, Status
 from runstream_gateway.frames import Frame
 from runstream_gateway.reader import Beginning, Reader
 from runstream_gateway.translate import FrameCache, Translator
@@ -52,6 +53,38 @@ async def test_a_heartbeat_while_the_state_is_restored_costs_no_frame(client: Cl
         ("end", "2-2"),
     ]
     assert json.loads(frames[2].data) == {"restored": "saved"}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_reader_that_fails_has_not_left(client: Client, hand: HandAttempt, fails: bool) -> None:
+    # The state is in a database that is away. Its client comes back, so the run goes on; one that leaves stops it.
+    await hand.lose()
+    await hand.claim("another")
+    await hand.open(checkpoint="saved", voids={"tasks": [], "events": [], "count": 0})
+    may_fail = asyncio.Event()
+
+    async def restore(checkpoint_id: str) -> Any:
+        await may_fail.wait()
+        raise OSError(checkpoint_id)
+
+    async def read() -> None:
+        translator = Translator(hand.run_id, ["values"], FrameCache())
+        async with Reader(
+            client, hand.run_id, Beginning(), translator, restore=restore, on_disconnect="stop"
+        ) as reader:
+            while await reader.batch():
+                pass
+
+    reading = asyncio.create_task(read())
+    if fails:
+        may_fail.set()
+    else:
+        await until(lambda: client.tails_watching == 1, "it reads")
+        reading.cancel()
+    with pytest.raises(OSError if fails else asyncio.CancelledError):
+        await reading
+    assert ((await client.get(hand.run_id)).stop_reason is None) is fails
+    assert (await client.get(hand.run_id)).status is Status.RUNNING
 
 
 def test_readers_share_frames_and_what_is_kept_of_them_has_its_limits() -> None:

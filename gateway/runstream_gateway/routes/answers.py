@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import Request
@@ -25,6 +25,21 @@ _TAKEN_BACK = "[a worker was lost, and another goes on; what stands now:]"
 def wants_text(request: Request) -> bool:
     """Whether a client asks for words rather than events."""
     return request.headers.get("accept", "").startswith("text/plain")
+
+
+def check_words(request: Request, modes: Sequence[str]) -> None:
+    """Refuse who asks for the words of a run that has none; to be asked before the run is there.
+
+    Raises:
+        ApiError: 422, the run does not stream `messages`.
+    """
+    if wants_text(request):
+        _check_speaks(modes)
+
+
+def _check_speaks(modes: Sequence[str]) -> None:
+    if not {"messages", "messages-tuple"} & set(modes):
+        raise ApiError(422, f"stream_mode: the run streams {', '.join(modes)}; its words need messages-tuple")
 
 
 def readable(created: Created, body: StatelessRunCreate) -> Readable:
@@ -101,11 +116,10 @@ async def text_stream(
     Raises:
         ApiError: 422, the run does not stream `messages`.
     """
-    if not {"messages", "messages-tuple"} & set(run.modes):
-        raise ApiError(422, f"run {run.run_id} streams {', '.join(run.modes)}; its words need messages-tuple")
+    _check_speaks(run.modes)
     client = access.gateway.client
 
-    async def pieces() -> AsyncIterator[str]:
+    async def pieces() -> AsyncGenerator[str, None]:
         spoken = SpokenText()
         async with _followed(access, run.run_id, stop_when_left=stop_when_left) as events:
             async for event in events:
@@ -153,11 +167,17 @@ async def awaited(access: Access, run: Readable, path: str, *, stop_when_left: b
 async def _followed(
     access: Access, run_id: str, *, live: bool = False, stop_when_left: bool
 ) -> AsyncIterator[EventStream]:
-    """The events of a run. A client that leaves may stop it; a gateway that leaves does not, for its clients go on."""
+    """The events of a run.
+
+    A client that leaves may stop it. A gateway that leaves, or fails, does not: the client comes back.
+    """
     gateway = access.gateway
     events = gateway.client.tail(run_id, live=live, on_disconnect="stop" if stop_when_left else "continue")
     try:
         yield events
+    except Exception:
+        events.detach()
+        raise
     finally:
         if gateway.streams.closing:
             events.detach()

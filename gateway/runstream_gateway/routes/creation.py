@@ -139,6 +139,7 @@ def _planned(access: Access, submission: Submission, allowed: Allowed) -> _Plan:
 async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
     """Write what was planned. Whatever could be refused for what it says has been, and so has what is too much."""
     gateway = access.gateway
+    gateway.streams.check_open()
     run_ids = [plan.submission.run_id for plan in plans]
     async with gateway.limiter.runs(access.caller, run_ids), AsyncExitStack() as expected:
         for plan in plans:

@@ -13,7 +13,15 @@ from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
-from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, readable, text_stream, wants_text
+from runstream_gateway.routes.answers import (
+    awaited,
+    check_words,
+    joined_stream,
+    new_stream,
+    readable,
+    text_stream,
+    wants_text,
+)
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.routes.places import places
@@ -44,6 +52,7 @@ async def create(thread_id: ThreadId, body: RunCreate, request: Request, access:
 @router.post("/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a run and stream it")
 async def create_and_stream(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come (`text/event-stream`), or its words (`Accept: text/plain`)."""
+    check_words(request, body.stream_mode)
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
         return await new_stream(access, created, body, request)
@@ -105,7 +114,7 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     if wants_text(request):
-        return await text_stream(access, Readable.of(info))
+        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect)
     return await joined_stream(
         access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )

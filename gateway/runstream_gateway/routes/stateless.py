@@ -13,7 +13,15 @@ from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.errors import not_found
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
-from runstream_gateway.routes.answers import awaited, joined_stream, new_stream, readable, text_stream, wants_text
+from runstream_gateway.routes.answers import (
+    awaited,
+    check_words,
+    joined_stream,
+    new_stream,
+    readable,
+    text_stream,
+    wants_text,
+)
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
 from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, reading
@@ -37,6 +45,7 @@ async def create(body: StatelessRunCreate, request: Request, access: Accessing) 
 )
 async def create_and_stream(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run and send its events as they come. Its `Location` can be read like that of any run."""
+    check_words(request, body.stream_mode)
     async with access.stream_to_come():
         return await new_stream(access, await create_stateless(access, body, request), body, request)
 
@@ -89,7 +98,7 @@ async def stream(
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await _find(access, run_id, cancels=cancel_on_disconnect)
     if wants_text(request):
-        return await text_stream(access, Readable.of(info))
+        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect)
     return await joined_stream(
         access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
     )

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, WebSocket
 from redis.exceptions import RedisError
 from starlette.websockets import WebSocketDisconnect
 
-from runstream import RunInfo, RunNotFound
+from runstream import InvalidRequest, RunInfo, RunNotFound, RunstreamError
 from runstream_gateway.errors import ApiError
 from runstream_gateway.reader import Beginning
-from runstream_gateway.routes.common import Access, access_of_websocket, query_list
+from runstream_gateway.routes.common import Access, access_of_websocket, gateway_of, query_list
 from runstream_gateway.routes.runs import find
 from runstream_gateway.runs import Readable
+from runstream_gateway.settings import Cors
 from runstream_gateway.streaming import ReaderLeft
+
+_logger = logging.getLogger("runstream.gateway")
 
 router = APIRouter(tags=["runs"])
 _REFUSED = 4000
@@ -39,18 +45,27 @@ async def stream(
     # Refused before it is accepted, a browser is not told why.
     await websocket.accept()
     try:
+        _check_origin(websocket)
         access = await access_of_websocket(websocket)
         info = await find(access, thread_id, run_id, "read")
         beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"))
         async with await access.stream_slot():
             await _pump(websocket, access, info, beginning, query_list(stream_mode))
     except ApiError as error:
-        await websocket.close(_REFUSED + error.status, error.detail[:_LONGEST_REASON])
+        await _say_goodbye(websocket, _REFUSED + error.status, error.detail)
     except ReaderLeft:
         await _say_goodbye(
             websocket, _GOING_AWAY, "the gateway shuts down, or the read token is over; go on from the last id"
         )
+    except WebSocketDisconnect:
+        # It has gone while it was being sent something.
+        return
+    except InvalidRequest as error:
+        await _say_goodbye(websocket, _REFUSED + 422, str(error))
     except (RunNotFound, RedisError) as error:
+        await _say_goodbye(websocket, _FAILED, str(error))
+    except RunstreamError as error:
+        _logger.exception("a WebSocket failed")
         await _say_goodbye(websocket, _FAILED, str(error))
     else:
         await _say_goodbye(websocket, 1000, "the run has ended")
@@ -67,6 +82,25 @@ async def _pump(
         while (frames := await reader.batch()) is not None:
             for frame in frames:
                 await websocket.send_text(frame.text)
+
+
+def _check_origin(websocket: WebSocket) -> None:
+    """Browsers let any page open a WebSocket, and leave it to the server to ask from where. Others say no origin.
+
+    Raises:
+        ApiError: 403, pages of that origin may not call.
+    """
+    origin = websocket.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc.lower() == websocket.headers.get("host", "").lower():
+        return
+    if not _may_call(gateway_of(websocket).settings.cors, origin):
+        raise ApiError(403, f"pages of {origin} may not call here")
+
+
+def _may_call(cors: Cors, origin: str) -> bool:
+    """Whether pages of an origin may call, as the middleware for HTTP has it."""
+    by_pattern = cors.allow_origin_regex is not None and re.fullmatch(cors.allow_origin_regex, origin)
+    return "*" in cors.allow_origins or origin in cors.allow_origins or bool(by_pattern)
 
 
 async def _say_goodbye(websocket: WebSocket, code: int, reason: str) -> None:
