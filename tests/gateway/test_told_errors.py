@@ -12,7 +12,13 @@ from runstream_gateway.told_errors import UNTOLD
 from runstream_gateway.translate import FrameCache
 
 PRIVATE = "the door code is 1234"
-FAILED: dict[str, Any] = {"id": "t", "name": "n", "error": {"error": "MyError", "message": PRIVATE}, "result": {}, "interrupts": []}
+FAILED: dict[str, Any] = {
+    "id": "t",
+    "name": "n",
+    "error": {"error": "MyError", "message": PRIVATE},
+    "result": {},
+    "interrupts": [],
+}
 BY_REPR: dict[str, Any] = {"id": "t", "name": "n", "error": f"MyError('{PRIVATE}')", "interrupts": [], "state": None}
 
 
