@@ -95,7 +95,9 @@ async def open_gateway(
             call_timeout=_CALL_TIMEOUT,
         )
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
-        states = States(graphs, await _saver(stack, settings), keep_own=settings.checkpointer_url is None)
+        keep_own = settings.checkpointer_url is None
+        saver = await _saver(stack, settings)
+        states = States(graphs, saver, keep_own=keep_own, show_errors=settings.show_errors)
         documents = client.documents("thread", ttl=settings.thread_ttl)
         deliveries = client.deliveries(new_id())
         payloads = Payloads(client, deliveries, states, show_errors=settings.show_errors)

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.rehearsal import Rehearsal
-from runstream_gateway.told_errors import error_of
+from runstream_gateway.told_errors import error_of, told_error
 from runstream_worker.encoding import encode
 from runstream_worker.graphs import GraphSource, graph_with
 
@@ -40,11 +40,18 @@ class States:
         graphs: by name.
         saver: the checkpointer; None where graphs have their own or none.
         keep_own: whether it leaves graphs theirs that have one.
+        show_errors: tell the messages of all exceptions.
     """
 
     def __init__(
-        self, graphs: Mapping[str, GraphSource], saver: BaseCheckpointSaver[Any] | None, *, keep_own: bool
+        self,
+        graphs: Mapping[str, GraphSource],
+        saver: BaseCheckpointSaver[Any] | None,
+        *,
+        keep_own: bool,
+        show_errors: bool = False,
     ) -> None:
+        self._show_errors = show_errors
         self._graphs = graphs
         self.saver = saver
         self._keep_own = keep_own
@@ -99,7 +106,7 @@ class States:
                 if wanted:
                     raise not_found("checkpoint", wanted)
                 return dict(EMPTY_STATE)
-            return state_json(snapshot)
+            return state_json(snapshot, show_errors=self._show_errors)
 
     async def values(self, graph_name: str | None, thread_id: str, checkpoint_id: str) -> Any:
         """The values of a thread at a checkpoint; None where it is not there."""
@@ -138,7 +145,7 @@ class States:
                     before=cast("RunnableConfig", earlier) if earlier else None,
                     limit=limit,
                 )
-                return [state_json(snapshot) async for snapshot in found]
+                return [state_json(snapshot, show_errors=self._show_errors) async for snapshot in found]
 
     async def update(
         self,
@@ -276,13 +283,13 @@ def checkpoint_json(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {key: configurable[key] for key in _CHECKPOINT_KEYS if configurable.get(key) is not None}
 
 
-def state_json(snapshot: StateSnapshot) -> dict[str, Any]:
-    """A state as LangGraph's API shows it."""
+def state_json(snapshot: StateSnapshot, *, show_errors: bool) -> dict[str, Any]:
+    """A state as LangGraph's API shows it; the messages of exceptions that are not told are left out."""
     checkpoint, parent = checkpoint_json(snapshot.config), checkpoint_json(snapshot.parent_config)
     state = {
         "values": snapshot.values,
         "next": snapshot.next,
-        "tasks": [_task(task) for task in snapshot.tasks],
+        "tasks": [_task(task, show_errors=show_errors) for task in snapshot.tasks],
         "metadata": snapshot.metadata,
         "created_at": snapshot.created_at,
         "checkpoint": checkpoint,
@@ -295,21 +302,22 @@ def state_json(snapshot: StateSnapshot) -> dict[str, Any]:
     return shown
 
 
-def _task(task: PregelTask) -> dict[str, Any]:
+def _task(task: PregelTask, *, show_errors: bool) -> dict[str, Any]:
     state = task.state
+    error = None if task.error is None else _printed(task.error)
     return {
         "id": task.id,
         "name": task.name,
         "path": task.path,
-        "error": None if task.error is None else _told(task.error),
+        "error": error if show_errors else told_error(error),
         "interrupts": _interrupts(task.interrupts),
         "checkpoint": checkpoint_json(state) if isinstance(state, dict) else None,
-        "state": state_json(state) if isinstance(state, StateSnapshot) else None,
+        "state": state_json(state, show_errors=show_errors) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
 
 
-def _told(error: object) -> str:
+def _printed(error: object) -> str:
     """An error as it prints; checkpoints that are JSON have kept only that."""
     return error if isinstance(error, str) else repr(error)
 
