@@ -58,4 +58,4 @@ async def stop_and_wait(
                 return await ended(client, run_id)
         except TimeoutError:
             continue
-    raise ApiError(503, f"run {run_id} was told to end and has not yet; try again", {"retry-after": "5"})
+    raise ApiError(503, f"run {run_id!r} does not end; it was told to, try again", {"retry-after": "5"})
