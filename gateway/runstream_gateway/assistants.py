@@ -6,11 +6,13 @@ is never stored and cannot be changed. The others are documents: one each, with 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from inspect import isawaitable
 from operator import attrgetter
 from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid5
@@ -126,6 +128,8 @@ class Assistants:
     def __init__(self, documents: Documents, graphs: Mapping[str, GraphSource]) -> None:
         self._documents = documents
         self._graphs = graphs
+        self._fields: dict[str, Collection[str] | None] = {}
+        self._asking: dict[str, asyncio.Lock] = {}
         self._system = {name: system_assistant(source) for name, source in graphs.items()}
         self._system_by_id = {assistant.assistant_id: assistant for assistant in self._system.values()}
 
@@ -155,17 +159,24 @@ class Assistants:
     @asynccontextmanager
     async def open(self, assistant: Assistant) -> AsyncIterator[Graph]:
         """The graph of an assistant, made with the assistant's config if a factory makes it."""
-        async with self._graphs[assistant.graph_id].open(cast("RunnableConfig", assistant.config)) as graph:
+        async with self._graphs[assistant.graph_id].open(_config_of(assistant)) as graph:
             yield graph
 
     async def context_fields(self, assistant: Assistant) -> Collection[str] | None:
-        """The names of what the context of an assistant's graph has; None where that may be anything."""
-        try:
-            async with self.open(assistant) as graph:
-                return context_fields(graph)
-        except Exception as error:  # noqa: BLE001 - a factory is users' code, and its runs say what is wrong with it
-            _logger.debug("graph %r could not be made: %s", assistant.graph_id, error)
-            return None
+        """The names of what the context of an assistant's graph has; None where that may be anything.
+
+        They are the graph's, whatever the config, so a factory is called for them once; where it fails, again.
+        """
+        name = assistant.graph_id
+        async with self._asking.setdefault(name, asyncio.Lock()):
+            if name not in self._fields:
+                try:
+                    async with _beside(self._graphs[name]).open(_config_of(assistant)) as graph:
+                        self._fields[name] = context_fields(graph)
+                except Exception as error:  # noqa: BLE001 - a factory is users' code, and its runs say what is wrong
+                    _logger.debug("graph %r could not be made: %s", name, error)
+                    return None
+            return self._fields[name]
 
     async def create(
         self,
@@ -330,6 +341,27 @@ class Assistants:
         if written is None:
             raise not_found("assistant", assistant_id)
         return _latest(written)
+
+
+def _config_of(assistant: Assistant) -> RunnableConfig:
+    return cast("RunnableConfig", assistant.config)
+
+
+def _beside(source: GraphSource) -> GraphSource:
+    """The same graph, whose factory is called in a thread: one that takes its time must not hold up all requests."""
+    factory = source.graph_or_factory
+    if isinstance(factory, Pregel):
+        return source
+
+    async def made(config: RunnableConfig) -> object:
+        try:
+            found = await asyncio.to_thread(factory, config)
+        except RuntimeError:
+            # Some ask for the running loop, such as those that open an asynchronous checkpointer.
+            found = factory(config)
+        return await found if isawaitable(found) else found
+
+    return replace(source, graph_or_factory=made)
 
 
 def _check_seen(version: Mapping[str, Any], assistant_id: str, allowed: Allowed) -> None:

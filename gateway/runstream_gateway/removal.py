@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-from runstream import Client, RunFailedError, RunNotFound
+from runstream import Client, RunNotFound
+from runstream_gateway.endings import PATIENCE, stop_and_wait
 from runstream_gateway.errors import ApiError
 
 BeforeForgetting: TypeAlias = Callable[[str], Awaitable[None]]
 """Is told the id of a run that has ended and is about to be forgotten."""
 
 _ROUNDS = 3
-_ASKED_AGAIN = 1.0
-_PATIENCE = 20.0
-"""Seconds that a run may take to end; where its worker has died, its lease has to end before (3, if not set)."""
 
 
 async def delete_run(
-    client: Client, run_id: str, *, reason: str, before: BeforeForgetting, patience: float = _PATIENCE
+    client: Client, run_id: str, *, reason: str, before: BeforeForgetting, patience: float = PATIENCE
 ) -> None:
     """Stop a run if it goes on, and forget it. One that has gone is left gone, so that this can be repeated.
 
@@ -28,13 +25,13 @@ async def delete_run(
         ApiError: 503, it did not end in time; nothing of it was removed.
     """
     with suppress(RunNotFound):
-        await _end(client, run_id, reason, patience)
+        await stop_and_wait(client, run_id, reason=reason, patience=patience)
         await before(run_id)
         await client.delete(run_id)
 
 
 async def delete_runs_of(
-    client: Client, thread_id: str, *, reason: str, before: BeforeForgetting, patience: float = _PATIENCE
+    client: Client, thread_id: str, *, reason: str, before: BeforeForgetting, patience: float = PATIENCE
 ) -> None:
     """Stop all runs of a thread, and forget them; those, too, that come meanwhile.
 
@@ -53,19 +50,3 @@ async def delete_runs_of(
             await delete_run(client, run_id, reason=reason, before=before, patience=patience)
     if [info async for info in client.thread_runs(thread_id)]:
         raise ApiError(503, f"thread {thread_id!r} is given more and more runs; try again", {"retry-after": "1"})
-
-
-async def _end(client: Client, run_id: str, reason: str, patience: float) -> None:
-    """Have a run end.
-
-    It is asked again and again: where a worker has died with its run, and no other is there to notice, it is a stop
-    after the end of the lease that ends the run.
-    """
-    try:
-        async with asyncio.timeout(patience):
-            while (await client.stop(run_id, reason=reason)).outcome == "stopping":
-                with suppress(TimeoutError, RunFailedError):
-                    async with asyncio.timeout(_ASKED_AGAIN):
-                        await client.wait(run_id)
-    except TimeoutError:
-        raise ApiError(503, f"run {run_id!r} does not end; try again", {"retry-after": "5"}) from None

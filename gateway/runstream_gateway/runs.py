@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
-from runstream import Client, Documents, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
+from pydantic_core import from_json
+
+from runstream import Client, Documents, Run, RunFailedError, RunInfo, RunNotFound, RunStopped, Status
 from runstream.model import StopAction
-from runstream.request import RunRequest
+from runstream.request import PreparedRun, RunRequest
 from runstream.tasks import cancel
 from runstream_gateway.access import Allowed
+from runstream_gateway.endings import ended, is_rolled_back, stop_and_wait
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
 from runstream_gateway.marks import ApiMode, Marks, shown_config, shown_metadata
@@ -35,6 +40,9 @@ _STATUSES: dict[Status, RunStatus] = {
     Status.INTERRUPTED: "interrupted",
 }
 _PAGE = 100
+_CANCELLED = "cancelled"
+_FORGOTTEN_AFTER = 10.0
+_logger = logging.getLogger("runstream.gateway")
 _SHOWN_KWARGS = ("input", "command", "config", "context", "interrupt_before", "interrupt_after", "durability")
 
 
@@ -89,12 +97,17 @@ class Readable:
 class Runs:
     """The runs of the API.
 
+    One that was rolled back is not there any more from its end on: its record says so to every gateway. It is forgotten
+    some seconds later, for a reader that is a step behind has yet to read its end. If the gateway that is to do that
+    leaves before, record and stream stay for their retention, and are not shown.
+
     Args:
         client: knows them.
         threads: the documents of threads.
         states: knows what they have saved.
         before_forgetting: is told of runs that go.
         show_errors: tell the messages of all exceptions.
+        forget_after: seconds between the end of a run that was rolled back, and its going.
     """
 
     def __init__(
@@ -105,8 +118,10 @@ class Runs:
         before_forgetting: BeforeForgetting,
         *,
         show_errors: bool,
+        forget_after: float = _FORGOTTEN_AFTER,
     ) -> None:
         self._client = client
+        self._forget_after = forget_after
         self._before_forgetting = before_forgetting
         self._threads = threads
         self._states = states
@@ -133,7 +148,7 @@ class Runs:
             info = await self._client.get(run_id)
         except RunNotFound:
             raise not_found("run", run_id) from None
-        if thread_id is not None and info.thread_id != thread_id:
+        if is_rolled_back(info) or (thread_id is not None and info.thread_id != thread_id):
             raise not_found("run", run_id)
         # Who may see what has no metadata at all may see everything; the thread need not be asked.
         if not allowed.matches({}):
@@ -146,20 +161,11 @@ class Runs:
         """A run as the API shows it."""
         return (await self.views([info]))[0]
 
-    async def new_view(self, run_id: str) -> dict[str, Any]:
-        """A run as it was enqueued, whatever has become of it since."""
-        info = await self._client.get(run_id)
-        return await self.view(info.model_copy(update={"status": Status.QUEUED}))
-
-    async def views(self, infos: Sequence[RunInfo]) -> list[dict[str, Any]]:
-        """Runs as the API shows them."""
-
-        async def request_of(info: RunInfo) -> RunRequest | None:
-            with suppress(RunNotFound):
-                return await self._client.request(info.run_id)
-            return None
-
-        requests = await asyncio.gather(*(request_of(info) for info in infos))
+    async def views(self, infos: Sequence[RunInfo], *, kwargs: bool = True) -> list[dict[str, Any]]:
+        """Runs as the API shows them; `kwargs` says whether what they were asked for with is wanted, too."""
+        requests: Sequence[RunRequest | None] = [None] * len(infos)
+        if kwargs:
+            requests = await self._client.requests(info.run_id for info in infos)
         return [run_json(info, request) for info, request in zip(infos, requests, strict=True)]
 
     async def of_thread(self, thread_id: str, status: str | None = None) -> list[RunInfo]:
@@ -167,7 +173,7 @@ class Runs:
         return [
             info
             async for info in self._client.thread_runs(thread_id)
-            if status is None or api_status(info.status) == status
+            if not is_rolled_back(info) and (status is None or api_status(info.status) == status)
         ]
 
     async def unended(self, statuses: Sequence[str], allowed: Allowed) -> list[RunInfo]:
@@ -182,6 +188,8 @@ class Runs:
         # Their threads are asked for together: by `limit`, that would be a call for each run of somebody else.
         size = max(limit, _PAGE)
         async for info in self._client.all_runs():
+            if is_rolled_back(info):
+                continue
             page.append(info)
             if len(page) == size:
                 found += await self._visible(page, allowed)
@@ -193,7 +201,8 @@ class Runs:
     async def seen(self, run_ids: Sequence[str], allowed: Allowed) -> list[RunInfo]:
         """Those of the runs that are there and that the caller may see."""
         found = await self._client.get_many(run_ids)
-        return await self._visible([info for info in found if info is not None], allowed)
+        there = [info for info in found if info is not None and not is_rolled_back(info)]
+        return await self._visible(there, allowed)
 
     async def _visible(self, found: list[RunInfo], allowed: Allowed) -> list[RunInfo]:
         if allowed.matches({}):
@@ -247,9 +256,9 @@ class Runs:
     async def outcome(self, run_id: str) -> Any:
         """Wait for a run's end; what `wait` and `join` answer: the final values, or `__error__`."""
         try:
-            return await self._client.result(run_id) or {}
+            result = await self._client.result(run_id)
         except RunStopped as stopped:
-            return await self._saved(stopped.info)
+            return {} if is_rolled_back(stopped.info) else await self._saved(stopped.info)
         except RunFailedError as failed:
             error = failed.info.error
             return {
@@ -257,6 +266,7 @@ class Runs:
             }
         except RunNotFound:
             return {}
+        return {} if result is None else result
 
     async def _saved(self, info: RunInfo) -> Any:
         """What a run that was stopped has left of its thread."""
@@ -271,38 +281,71 @@ class Runs:
             ApiError: 404, it has gone.
         """
         try:
-            await self._client.stop(info.run_id, reason=reason or "cancelled", action=action)
+            told = await self._client.stop(info.run_id, reason=reason or _CANCELLED, action=action)
         except RunNotFound:
             raise not_found("run", info.run_id) from None
-        if action == "rollback" and not info.status.ended:
+        if action == "rollback" and told.outcome != "ended":
             self.forget_later([info.run_id])
 
+    async def settled(self, info: RunInfo, action: StopAction, *, reason: str = "") -> None:
+        """Wait for the end of a run that was cancelled.
+
+        Raises:
+            ApiError: 503, its worker lives and does not end it.
+        """
+        with suppress(RunNotFound):
+            await stop_and_wait(self._client, info.run_id, reason=reason or _CANCELLED, action=action)
+
     async def delete(self, info: RunInfo) -> None:
-        """Forget a run; one that goes on is stopped first."""
+        """Forget a run; one that goes on is stopped first.
+
+        Raises:
+            ApiError: 503, its worker lives and does not end it.
+        """
         await delete_run(self._client, info.run_id, reason="it was deleted", before=self._before_forgetting)
 
     def forget_later(self, run_ids: Iterable[str]) -> None:
-        """Have these runs gone when they have ended: they are being rolled back."""
+        """Have those of these runs gone that are rolled back, when they have ended."""
         for run_id in run_ids:
+            if run_id in self._forgetting:
+                continue
             task = self._forgetting[run_id] = asyncio.create_task(self._forget(run_id), name="gateway-forget")
             task.add_done_callback(partial(self._forgotten, run_id))
 
-    def _forgotten(self, run_id: str, _: asyncio.Task[None]) -> None:
+    def _forgotten(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._forgetting.pop(run_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.warning("run %s was rolled back; its record stays until it expires: %s", run_id, error)
 
     async def _forget(self, run_id: str) -> None:
         with suppress(RunNotFound):
-            with suppress(RunFailedError):
-                await self._client.wait(run_id)
+            # One that came to its end before its worker was told has done what it was asked for.
+            if not is_rolled_back(await ended(self._client, run_id)):
+                return
+            await asyncio.sleep(self._forget_after)
             await self._before_forgetting(run_id)
             await self._client.delete(run_id)
 
-    async def settled(self, run_id: str) -> None:
-        """Wait until what was begun with a run is done: its end, and, after a rollback, its going."""
-        if (forgetting := self._forgetting.get(run_id)) is not None:
-            await asyncio.wait([forgetting])
-        with suppress(RunNotFound, RunFailedError):
-            await self._client.wait(run_id)
+
+def new_run_json(run: Run, prepared: PreparedRun) -> dict[str, Any]:
+    """A run as it was enqueued, whatever has become of it since.
+
+    Nobody is asked: a failure behind the enqueue would have clients enqueue it again.
+    """
+    info = RunInfo(
+        run_id=run.run_id,
+        graph=run.graph,
+        thread_id=run.thread_id,
+        status=Status.QUEUED,
+        attempt=0,
+        attempts=0,
+        stream_mode=prepared.request.stream_mode,
+        metadata=from_json(prepared.metadata_json),
+        created_at=run.created_at,
+        due_at=run.created_at + timedelta(milliseconds=prepared.due),
+        max_attempts=prepared.max_attempts,
+    )
+    return run_json(info, prepared.request)
 
 
 def _family(mode: str) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
@@ -30,7 +31,7 @@ from runstream.errors import (
 from runstream.faults import patiently
 from runstream.fold import Fold
 from runstream.keys import Keys
-from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id
+from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id, from_ms
 from runstream.quotas import Quotas
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, RunRequest, check_reason, check_thread_id, prepare
@@ -62,12 +63,14 @@ class Run:
         thread_id: its thread; a run that was given none has one of its own, with the run's id.
         graph: the graph that it runs.
         is_new: False when the same request had been enqueued before, under this id or this idempotency key.
+        created_at: when it was enqueued, in UTC, by Redis' clock.
     """
 
     run_id: str
     thread_id: str
     graph: str
     is_new: bool
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ class Client:
                 raise ThreadBusy(run.request.thread_id, reply.run_id)
             given_none = run.request.thread_id == run.run_id
             thread_id = reply.run_id if given_none else run.request.thread_id
-            enqueued.append(Run(reply.run_id, thread_id, run.request.graph, reply.outcome == "new"))
+            created_at = from_ms(reply.created_at)
+            enqueued.append(Run(reply.run_id, thread_id, run.request.graph, reply.outcome == "new", created_at))
         return enqueued
 
     def _to_write(self, run: PreparedRun) -> Enqueue:
@@ -522,6 +526,17 @@ class Client:
             ProtocolError: this version cannot read it.
         """
         return request_of(await self._records.request(check_run_id(run_id)))
+
+    async def requests(self, run_ids: Iterable[str]) -> list[RunRequest | None]:
+        """What was asked for when these runs were enqueued, in the order of their ids, in one round trip.
+
+        None stands in the place of a run that does not exist, or has expired.
+
+        Raises:
+            ProtocolError: this version cannot read one of them.
+        """
+        found = await self._records.requests([check_run_id(run_id) for run_id in run_ids])
+        return [None if kept is None else request_of(kept) for kept in found]
 
     async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
         """The newest runs, the newest first.

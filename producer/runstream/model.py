@@ -167,7 +167,8 @@ class RunInfo(BaseModel):
     Times are aware datetimes in UTC. `attempt` is the number of the last attempt, 0 until a worker has claimed the run;
     where the end was written by nobody who held the run, it is the end's, which is no attempt. `attempts` is how many
     there have been. `holders` are those who have had it before its last attempt, the latest last; the last 50 at
-    most. Of `max_attempts`, `failures` have been used up: to be handed on by a worker that is shut down costs none.
+    most. `stop_action` is what somebody who wanted it stopped wanted with it, whatever it has ended with. Of
+    `max_attempts`, `failures` have been used up: to be handed on by a worker that is shut down costs none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -187,6 +188,7 @@ class RunInfo(BaseModel):
     ended_at: datetime | None = None
     error: ErrorInfo | None = None
     stop_reason: str | None = None
+    stop_action: StopAction | None = None
     last_event_id: str | None = None
     stream_bytes: int = 0
     holders: list[Holder] = Field(default_factory=list)

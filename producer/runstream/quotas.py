@@ -12,6 +12,7 @@ from typing import Any
 from runstream.keys import Keys
 from runstream.missing import Call
 from runstream.scripts import Scripts
+from runstream.settings import check_number
 
 _RUNS = "runs"
 _ENQUEUED_WITHIN = 60.0
@@ -40,7 +41,11 @@ class Quotas:
 
         Returns:
             0 where they were taken; else the seconds after which there are as many, and none was taken.
+
+        Raises:
+            InvalidRequest: fewer than one is wanted, which would give some back.
         """
+        check_number("wanted", wanted, least=1, whole=True)
         wait = await self._call(lambda: self._scripts.spend(subject, rate=rate, burst=burst, wanted=wanted))
         return float(wait) / 1000
 

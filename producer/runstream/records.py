@@ -13,14 +13,17 @@ from runstream.index_pages import NewestFirst
 from runstream.keys import Keys
 from runstream.missing import Call, read_run
 from runstream.model import ErrorInfo, EventId, RunInfo, Status, WorkerInfo, from_ms
+from runstream.pipelining import pipelined
 from runstream.requeue import KeptRequest
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
     "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts", "unheld",
+    "stop_action",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
 _THREAD = _FIELDS.index("thread")
+_REQUEST_FIELDS = ("status", "request", "metadata", "retention", "queued_ttl", "max_attempts")
 _PAGE = 100
 
 
@@ -67,9 +70,12 @@ class Records:
         Raises:
             RunNotFound: there is no such run.
         """
-        fields = ("status", "request", "metadata", "retention", "queued_ttl", "max_attempts")
-        status, request, metadata, *numbers = await self._of(run_id, fields)
-        return KeptRequest(run_id, Status(status.decode()), request or b"", metadata or b"{}", *map(int, numbers))
+        return _kept(run_id, await self._of(run_id, _REQUEST_FIELDS))
+
+    async def requests(self, run_ids: Sequence[str]) -> list[KeptRequest | None]:
+        """The requests of many runs, in their order; None in the place of one that is not there."""
+        records = await self._read(run_ids, _REQUEST_FIELDS)
+        return [None if values[0] is None else _kept(run_id, values) for run_id, values in records]
 
     async def _of(self, run_id: str, fields: Sequence[str]) -> Any:
         """Fields of a run's record, the status among them."""
@@ -132,13 +138,15 @@ class Records:
         self, thread_ids: Sequence[str], gone: Mapping[str, Sequence[str]], count: int
     ) -> dict[str, list[str]]:
         """The ids of each thread's newest runs, after dropping those that have gone."""
-        pipe = self._redis.pipeline(transaction=False)
         dropping = [thread_id for thread_id in thread_ids if gone.get(thread_id)]
-        for thread_id in dropping:
-            pipe.zrem(self._keys.thread_runs(thread_id), *gone[thread_id])
-        for thread_id in thread_ids:
-            pipe.zrevrange(self._keys.thread_runs(thread_id), 0, count - 1)
-        replies = (await self._call(pipe.execute))[len(dropping) :]
+
+        def fill(pipe: Any) -> None:
+            for thread_id in dropping:
+                pipe.zrem(self._keys.thread_runs(thread_id), *gone[thread_id])
+            for thread_id in thread_ids:
+                pipe.zrevrange(self._keys.thread_runs(thread_id), 0, count - 1)
+
+        replies = (await pipelined(self._redis, self._call, fill))[len(dropping) :]
         return {
             thread_id: [run_id.decode() for run_id in run_ids]
             for thread_id, run_ids in zip(thread_ids, replies, strict=True)
@@ -147,35 +155,44 @@ class Records:
     async def active_of(self, thread_ids: Sequence[str]) -> list[int]:
         """How many runs of each thread have not ended."""
         lines = [self._keys.thread(thread_id).encode() for thread_id in thread_ids]
-        pipe = self._redis.pipeline(transaction=False)
-        for line in lines:
-            pipe.zrange(line, 0, -1)
-        members = await self._call(pipe.execute)
-        pipe = self._redis.pipeline(transaction=False)
-        for run in (run for runs in members for run in runs):
-            pipe.hmget(run, "status", "line")
-        records = iter(await self._call(pipe.execute))
+
+        def read_lines(pipe: Any) -> None:
+            for line in lines:
+                pipe.zrange(line, 0, -1)
+
+        members = await pipelined(self._redis, self._call, read_lines)
+
+        def read_records(pipe: Any) -> None:
+            for run in (run for runs in members for run in runs):
+                pipe.hmget(run, "status", "line")
+
+        records = iter(await pipelined(self._redis, self._call, read_records))
         # Who stands in a line without a record is sent away by the next script that looks at it.
         return [
             sum(status in (b"queued", b"running") and of == line for status, of in islice(records, len(runs)))
             for line, runs in zip(lines, members, strict=True)
         ]
 
-    async def _read(self, run_ids: Sequence[str]) -> list[tuple[str, Sequence[bytes | None]]]:
-        pipe = self._redis.pipeline(transaction=False)
-        for run_id in run_ids:
-            pipe.hmget(self._keys.run(run_id), *_FIELDS)
-        return list(zip(run_ids, await self._call(pipe.execute), strict=True))
+    async def _read(
+        self, run_ids: Sequence[str], fields: Sequence[str] = _FIELDS
+    ) -> list[tuple[str, Sequence[bytes | None]]]:
+        def fill(pipe: Any) -> None:
+            for run_id in run_ids:
+                pipe.hmget(self._keys.run(run_id), *fields)
+
+        return list(zip(run_ids, await pipelined(self._redis, self._call, fill), strict=True))
 
     async def workers(self) -> list[WorkerInfo]:
         """What the live workers say of themselves."""
         ids = [
             worker_id.decode() for worker_id in await self._call(lambda: self._redis.zrange(self._keys.workers, 0, -1))
         ]
-        pipe = self._redis.pipeline(transaction=False)
-        for worker_id in ids:
-            pipe.hgetall(self._keys.worker(worker_id))
-        records = await self._call(pipe.execute) if ids else []
+
+        def fill(pipe: Any) -> None:
+            for worker_id in ids:
+                pipe.hgetall(self._keys.worker(worker_id))
+
+        records = await pipelined(self._redis, self._call, fill)
         return [_worker(worker_id, record) for worker_id, record in zip(ids, records, strict=True) if record]
 
 
@@ -189,6 +206,11 @@ def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> WorkerInfo:
     said: dict[str, Any] = {field.decode(): value.decode() for field, value in record.items()}
     times = {field: from_ms(int(said[field])) for field in ("started_at", "beat_at")}
     return WorkerInfo.model_validate({**said, "worker_id": worker_id, "graphs": said["graphs"].split(","), **times})
+
+
+def _kept(run_id: str, values: Sequence[Any]) -> KeptRequest:
+    status, request, metadata, *numbers = values
+    return KeptRequest(run_id, Status(status.decode()), request or b"", metadata or b"{}", *map(int, numbers))
 
 
 def _holder(said: dict[str, Any]) -> dict[str, Any]:
@@ -214,6 +236,7 @@ def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
             "started_at": from_ms(int(started)) if started is not None else None,
             "error": ErrorInfo.model_validate_json(record["error"]) if "error" in record else None,
             "stop_reason": record.get("stop"),
+            "stop_action": record.get("stop_action"),
             "last_event_id": str(EventId(attempt, seq)) if seq >= 0 else record.get("after"),
             "holders": [_holder(holder) for holder in json.loads(record.get("holders", "[]"))],
             "failures": int(record.get("failures", 0)),

@@ -53,6 +53,8 @@ class Enqueued(NamedTuple):
     outcome: Literal["new", "known", "taken", "busy"]
     run_id: str
     """The run's; of `busy`, that of the run which is on the thread."""
+    created_at: int
+    """When that run was created, in ms."""
 
 
 class Claimed(NamedTuple):
@@ -238,7 +240,9 @@ class Scripts:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return [Enqueued(cast("Any", _text(outcome)), _text(run_id)) for outcome, run_id in replies]
+        return [
+            Enqueued(cast("Any", _text(outcome)), _text(run_id), int(created)) for outcome, run_id, created in replies
+        ]
 
     async def claim(
         self,

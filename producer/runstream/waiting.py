@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runstream.keys import Keys
 from runstream.missing import Call, read_run
 from runstream.model import Status, WorkerInfo, from_ms
+from runstream.pipelining import pipelined
 from runstream.records import Records
 
 _ORPHANED_MS = 3_000
@@ -149,10 +150,12 @@ class WaitingRuns:
         """The run that is at the head of the thread's line, if it is another one."""
         members = await self._call(lambda: self._redis.zrange(line, 0, _LINE_LOOKED_AT))
         before = self._before(run_id, [member.decode() for member in members])
-        pipe = self._redis.pipeline(transaction=False)
-        for other in before:
-            pipe.hget(self._keys.run(other), "status")
-        statuses = await self._call(pipe.execute) if before else []
+
+        def fill(pipe: Any) -> None:
+            for other in before:
+                pipe.hget(self._keys.run(other), "status")
+
+        statuses = await pipelined(self._redis, self._call, fill)
         # One that has gone is sent away by the next script that looks at the line.
         alive = (other for other, status in zip(before, statuses, strict=True) if status in (b"queued", b"running"))
         return next(alive, None)

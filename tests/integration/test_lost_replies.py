@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, get_args
 
 import pytest
@@ -221,3 +221,19 @@ async def test_a_delivery_is_looked_after_by_whoever_has_lost_the_reply(
 
     assert loss.happened
     assert taken.fields == {"holder": "another", "tries": "1"}
+
+
+async def test_reads_of_many_whose_reply_is_lost_are_made_again_whole(far: Client, loss: Loss, client: Client) -> None:
+    run = await client.enqueue("agent", {"n": 1}, thread_id="a thread")
+    reads: list[tuple[str, Callable[[], Awaitable[Any]], Any]] = [
+        ("HMGET", lambda: far.get_many([run.run_id]), [await client.get(run.run_id)]),
+        ("HMGET", lambda: far.requests([run.run_id]), [await client.request(run.run_id)]),
+        ("ZRANGE", lambda: far.active(["a thread"]), [1]),
+        ("HMGET", lambda: far.active(["a thread"]), [1]),
+        ("ZREVRANGE", lambda: far.last_runs(["a thread"]), [await client.get(run.run_id)]),
+    ]
+    for command, read, expected in reads:
+        loss.happened = False
+        loss.wait_for(command)
+        assert await read() == expected
+        assert loss.happened

@@ -22,6 +22,7 @@ from typing import Any, Self
 from redis.exceptions import RedisError
 
 from runstream.quotas import Quotas
+from runstream.settings import check_number
 from runstream.tasks import cancel
 from runstream_gateway.auth.caller import Caller
 from runstream_gateway.errors import ApiError
@@ -76,11 +77,13 @@ class Limiter:
 
         Args:
             caller: who makes it.
-            requests: as how many it counts, such as a batch.
+            requests: as how many it counts, such as a batch; 1 or more.
 
         Raises:
+            InvalidRequest: that is no number of requests.
             ApiError: (429) there were too many lately.
         """
+        check_number("requests", requests, least=1, whole=True)
         rate = caller.limits.rate
         if rate is None:
             return

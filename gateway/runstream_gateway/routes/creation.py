@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from redis.exceptions import RedisError
 
-from runstream import Document, Run
+from runstream import Document, Run, RunstreamError
 from runstream.request import PreparedRun
 from runstream_gateway.access import Allowed
 from runstream_gateway.assistants import Assistant
@@ -17,10 +20,14 @@ from runstream_gateway.bodies import RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
+from runstream_gateway.runs import new_run_json
 from runstream_gateway.submit import Submission, configurable_headers, run_spec
 
 _TOLD_WITHIN = 3600.0
+_THREAD_TOLD_WITHIN = 2.0
 _NOT_FOUND = "Thread or assistant not found."
+
+_logger = logging.getLogger("runstream.gateway")
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,15 @@ class Created:
 
     Attributes:
         run: it.
-        kept: whether its thread is one of the API's.
+        prepared: what was enqueued.
     """
 
     run: Run
-    kept: bool
+    prepared: PreparedRun
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as the API shows it."""
+        return new_run_json(self.run, self.prepared)
 
     @property
     def path(self) -> str:
@@ -77,7 +88,10 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
 
 
 async def _rolling_back(access: Access, plan: _Plan) -> Created:
-    """Enqueue a run in the place of those that are on its thread, of which nothing is to be left."""
+    """Enqueue a run in the place of those that are on its thread, of which nothing is to be left.
+
+    Those that end by themselves before the enqueue stay: each is looked at when it has ended.
+    """
     runs = access.gateway.client.thread_runs(plan.prepared.request.thread_id)
     rolled_back = [info.run_id async for info in runs if not info.status.ended]
     created = await _enqueued(access, [plan])
@@ -142,26 +156,47 @@ async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
     gateway.streams.check_open()
     run_ids = [plan.submission.run_id for plan in plans]
     async with gateway.limiter.runs(access.caller, run_ids), AsyncExitStack() as expected:
+        threads = [await _existing_thread(access, plan) for plan in plans]
         for plan in plans:
-            await _write_thread(access, plan)
             expecting = gateway.courier.expecting(plan.submission.run_id, plan.submission.body.webhook)
             await expected.enter_async_context(expecting)
         runs = await gateway.client.enqueue_prepared([plan.prepared for plan in plans])
-    return [Created(run, plan.submission.thread is not None) for run, plan in zip(runs, plans, strict=True)]
+    for plan, thread in zip(plans, threads, strict=True):
+        if thread is not None:
+            await _tell_thread(access, plan, thread)
+    return [Created(run, plan.prepared) for run, plan in zip(runs, plans, strict=True)]
 
 
-async def _write_thread(access: Access, plan: _Plan) -> None:
-    """Create the thread of a run if it is not there, and let its first run tell what it is of."""
-    thread, assistant, threads = plan.submission.thread, plan.submission.assistant, access.gateway.threads
-    if thread is None:
-        return
-    about = {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
-    if thread.version == 0:
-        metadata = {**thread.data["metadata"], **about}
-        thread = await threads.create(thread.id, metadata, plan.allowed, if_exists="do_nothing")
-        if thread.version == 1 and thread.data["metadata"] == metadata:
-            return
-    await threads.change(thread.id, plan.allowed, _first(thread, about), known=thread)
+async def _existing_thread(access: Access, plan: _Plan) -> Document | None:
+    """Create the thread of a run if it is not there; gives it where it was there before."""
+    thread = plan.submission.thread
+    if thread is None or thread.version > 0:
+        return thread
+    metadata = {**thread.data["metadata"], **_about(plan)}
+    created = await access.gateway.threads.create(thread.id, metadata, plan.allowed, if_exists="do_nothing")
+    return None if created.version == 1 and created.data["metadata"] == metadata else created
+
+
+async def _tell_thread(access: Access, plan: _Plan, thread: Document) -> None:
+    """Have a thread know that there is one more run on it, and of which graph: its state is read as that graph's.
+
+    The first run says it, and a later one of another graph says otherwise, as on LangGraph's server. It is written
+    behind the enqueue, since a run that is refused changes nothing; so the run is there, and no failure is answered.
+    """
+    about = _about(plan)
+    news = {} if thread.data["metadata"].get("graph_id") == about["graph_id"] else about
+    try:
+        async with asyncio.timeout(_THREAD_TOLD_WITHIN):
+            await access.gateway.threads.change(thread.id, plan.allowed, news, known=thread)
+    except (RedisError, RunstreamError, ApiError, OSError) as error:
+        run_id = plan.submission.run_id
+        _logger.warning("run %s was enqueued, and its thread %s was not told: %r", run_id, thread.id, error)
+
+
+def _about(plan: _Plan) -> dict[str, str]:
+    """What a run tells of its thread."""
+    assistant = plan.submission.assistant
+    return {"assistant_id": assistant.assistant_id, "graph_id": assistant.graph_id}
 
 
 async def _authorized(
@@ -213,12 +248,6 @@ async def _thread(
 
 def _new_thread(thread_id: str, metadata: dict[str, Any]) -> Document:
     return Document(thread_id, 0, {"metadata": metadata})
-
-
-def _first(thread: Document, about: dict[str, str]) -> dict[str, str]:
-    """What the first run of a thread tells of it."""
-    known = thread.data["metadata"]
-    return {} if known.get("graph_id") == about["graph_id"] else about
 
 
 def _told(access: Access, request: Request) -> dict[str, Any]:

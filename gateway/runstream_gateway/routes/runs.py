@@ -45,8 +45,7 @@ CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this rea
 async def create(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run; a worker takes it at once, or when its turn on the thread has come."""
     created = await create_on_thread(access, thread_id, body, request)
-    view = await access.gateway.runs.new_view(created.run.run_id)
-    return Json(view, headers={"content-location": created.path})
+    return Json(created.to_json(), headers={"content-location": created.path})
 
 
 @router.post("/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a run and stream it")
@@ -80,8 +79,10 @@ async def list_runs(
     """The runs of a thread, the newest first."""
     await _thread(access, thread_id, "read")
     found = await access.gateway.runs.of_thread(check_uuid(thread_id, "thread_id"), status)
-    views = await access.gateway.runs.views(found[offset : offset + limit])
-    return Json([selected(view, query_list(select)) for view in views])
+    wanted = query_list(select)
+    is_asked = wanted is None or "kwargs" in wanted
+    views = await access.gateway.runs.views(found[offset : offset + limit], kwargs=is_asked)
+    return Json([selected(view, wanted) for view in views])
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run")
@@ -145,7 +146,7 @@ async def cancel(
     await runs.cancel(info, action, reason=reason)
     if not wait:
         return Response(status_code=202)
-    await runs.settled(info.run_id)
+    await runs.settled(info, action, reason=reason)
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
     return Json(await runs.outcome(info.run_id), headers=places(path, "join"))
 

@@ -36,8 +36,7 @@ _MOST_IN_BATCH = 1000
 async def create(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
     """Enqueue a run that is given no thread."""
     created = await create_stateless(access, body, request)
-    view = await access.gateway.runs.new_view(created.run.run_id)
-    return Json(view, headers={"content-location": f"/runs/{created.run.run_id}"})
+    return Json(created.to_json(), headers={"content-location": f"/runs/{created.run.run_id}"})
 
 
 @router.post(
@@ -62,12 +61,15 @@ async def create_and_wait(body: StatelessRunCreate, request: Request, access: Ac
 
 @router.post("/batch", response_model=list[RunShape], summary="Create many stateless runs")
 async def batch(
-    bodies: Annotated[list[StatelessRunCreate], Body(max_length=_MOST_IN_BATCH)], request: Request, access: Accessing
+    bodies: Annotated[list[StatelessRunCreate], Body(min_length=1, max_length=_MOST_IN_BATCH)],
+    request: Request,
+    access: Accessing,
 ) -> Response:
     """Enqueue many runs; the answers are in their order."""
-    await access.gateway.limiter.admit(access.caller, requests=len(bodies) - 1)
-    created = await create_many(access, bodies, request)
-    return Json([await access.gateway.runs.new_view(one.run.run_id) for one in created])
+    # The first has been counted, as every request is.
+    if others := len(bodies) - 1:
+        await access.gateway.limiter.admit(access.caller, requests=others)
+    return Json([created.to_json() for created in await create_many(access, bodies, request)])
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run by its id alone")

@@ -6,11 +6,11 @@
 --       5 arq job without its enqueue time: what stands before and 6 after it  7 how long it waits for a worker, ms
 --       8 retention after the end, ms  9 'enqueue' | 'reject' | 'interrupt' | 'rollback'  10.. field, value pairs of the
 --       record
--- Returns {'new' | 'known' | 'taken' | 'busy', run id}: 'known' is the same request again, 'taken' another one under this
--- id; 'busy': nothing was written, this run is on the thread and was not to be waited for.
+-- Returns {'new' | 'known' | 'taken' | 'busy', run id, when it was created, ms}: 'known' is the same request again, 'taken'
+-- another one under this id; 'busy': nothing was written, this run is on the thread and was not to be waited for.
 --#include _run.lua
-local function known_as(digest)
-  return digest == ARGV[2] and 'known' or 'taken'
+local function known_as(digest, run, id)
+  return {digest == ARGV[2] and 'known' or 'taken', id, redis.call('HGET', run, 'created_at')}
 end
 
 if KEYS[6] ~= KEYS[1] then
@@ -18,16 +18,16 @@ if KEYS[6] ~= KEYS[1] then
   if known then
     local key = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[1]) .. known
     local digest = redis.call('HGET', key, 'digest')
-    if digest then return unwritten(KEYS[1], {known_as(digest), known}) end
+    if digest then return unwritten(KEYS[1], known_as(digest, key, known)) end
   end
 end
 local digest = redis.call('HGET', KEYS[1], 'digest')
-if digest then return unwritten(KEYS[1], {known_as(digest), ARGV[1]}) end
+if digest then return unwritten(KEYS[1], known_as(digest, KEYS[1], ARGV[1])) end
 
 local line, leases, strategy = KEYS[7], KEYS[8], ARGV[9]
 local head = head_of(line)
 if head and strategy == 'reject' then
-  return unwritten(KEYS[1], {'busy', string.sub(head, #KEYS[1] - #ARGV[1] + 1)})
+  return unwritten(KEYS[1], {'busy', string.sub(head, #KEYS[1] - #ARGV[1] + 1), redis.call('HGET', head, 'created_at')})
 end
 
 local time = redis.call('TIME')
@@ -70,4 +70,4 @@ if first == KEYS[1] then
   if queue then redis.call('ZREM', queue, second) end
 end
 for _, key in ipairs({KEYS[3], KEYS[5], thread_runs, line, leases}) do outlive(key, kept) end
-return {'new', ARGV[1]}
+return {'new', ARGV[1], now}
