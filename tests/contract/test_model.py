@@ -208,7 +208,8 @@ class RunMachine(RuleBasedStateMachine):
     def send(self, sent: Enqueue, run: ModelRun) -> None:
         """Enqueue a run."""
         expected = self.model.enqueue(run, sent.strategy, sent.idempotency_key)
-        assert self.call(self.scripts.enqueue([sent])) == [expected]
+        (told,) = self.call(self.scripts.enqueue([sent]))
+        assert (told.outcome, told.run_id) == expected
 
     @rule(
         run_id=run_ids(),

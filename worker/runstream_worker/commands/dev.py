@@ -90,6 +90,7 @@ class _Dev:
                 output.note(f"port {_DEFAULT_PORT} is taken; the gateway listens on {port} (--port chooses)")
             self._kept.append(_Kept("gateway", gateway_command_of(args, port)))
         self._starts = 0
+        self._spreading = False
         self._failure: WorkerNotStarted | None = None
 
     async def run(self) -> int:
@@ -125,7 +126,9 @@ class _Dev:
         while not self._leaving.is_set():
             await first_of(self._changed.wait(), self._leaving.wait())
             self._changed.clear()
-            worker.ready.clear()
+            self._spreading = bool(others)
+            for kept in self._kept:
+                kept.ready.clear()
             worker.changed.set()
             await first_of(worker.ready.wait(), self._changed.wait(), self._leaving.wait())
             for kept in others if worker.ready.is_set() else ():
@@ -175,7 +178,11 @@ class _Dev:
     def _tell(self, kept: _Kept) -> None:
         """Announce the session when all are ready for the first time, and then each worker that is."""
         said = [each.said for each in self._kept if each.said is not None]
-        if len(said) < len(self._kept) or (self._starts and kept.role != "worker"):
+        if self._spreading or not self._starts:
+            if not all(each.ready.is_set() for each in self._kept):
+                return
+            self._spreading = False
+        elif kept.role != "worker":
             return
         url = json.loads(said[1])["url"] if len(said) > 1 else None
         self._announce(Ready.from_json(said[0]), url)
