@@ -27,6 +27,7 @@ class State(TypedDict, total=False):
     number: int
 
 async def wait(state):
+    Path("at work").touch()
     while not Path("go").exists():
         await asyncio.sleep(0.01)
     return {"number": 42}
@@ -69,7 +70,8 @@ async def test_an_idle_worker_leaves_at_sigterm(cli: Processes, client: Client) 
 async def test_a_worker_drains_at_sigterm(cli: Processes, client: Client) -> None:
     worker = await cli.worker("waits=graph.py")
     run = await client.enqueue("waits", {})
-    await until(lambda: _begun(client, run.run_id), "the run has begun")
+    # A graph that has not come to its node yet would be given back before it, and here is nobody to go on with it.
+    await until((cli.folder / "at work").exists, "the node is at work")
 
     worker.command.terminate()
     await until(lambda: "waiting up to 20 s for 1 running runs" in worker.command.err, "the worker drains")

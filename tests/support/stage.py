@@ -21,7 +21,9 @@ from runstream.keys import Keys
 from runstream.model import EventId
 
 _EXPIRE = """
-if redis.call('HGET', KEYS[1], 'attempt') == ARGV[1] then redis.call('ZADD', KEYS[2], 'XX', 1, KEYS[1]) end
+local record = redis.call('HMGET', KEYS[1], 'attempt', 'status')
+-- Of one that waits for its next attempt, this would be the time that it may wait.
+if record[1] == ARGV[1] and record[2] == 'running' then redis.call('ZADD', KEYS[2], 'XX', 1, KEYS[1]) end
 """
 
 
