@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -70,14 +70,23 @@ class ThreadReader:
         thread_id: the thread.
         last_event_id: where to go on; None for what comes from now on.
         modes: `run_modes` for everything, `lifecycle` for beginnings and ends, `state_update` for the values.
+        is_there: whether the thread is there still; its stream ends with it.
 
     Raises:
         ApiError: 422, the id is none.
     """
 
     def __init__(
-        self, client: Client, runs: Runs, thread_id: str, *, last_event_id: str | None, modes: Sequence[ThreadMode]
+        self,
+        client: Client,
+        runs: Runs,
+        thread_id: str,
+        *,
+        last_event_id: str | None,
+        modes: Sequence[ThreadMode],
+        is_there: Callable[[], Awaitable[bool]],
     ) -> None:
+        self._is_there = is_there
         self._client = client
         self._runs = runs
         self._thread_id = thread_id
@@ -112,10 +121,11 @@ class ThreadReader:
         await self._leave()
 
     async def batch(self) -> list[Frame] | None:
-        """The next frames. There is always more to come."""
+        """The next frames; None when the thread has been deleted. Until then there is always more to come."""
         while True:
             while self._reader is None:
-                await self._next_run()
+                if not await self._next_run():
+                    return None
             frames = await self._frames()
             if frames:
                 return frames
@@ -147,20 +157,23 @@ class ThreadReader:
         is_state = event.partition("|")[0] == "values"
         return "state_update" in self._modes if is_state else "lifecycle" in self._modes and event in _LIFECYCLE
 
-    async def _next_run(self) -> None:
-        """Wait for the next run that has begun, and begin to read it."""
-        while not await self._begun():  # noqa: ASYNC110 - another process begins it
+    async def _next_run(self) -> bool:
+        """Wait for the next run that has begun, and begin to read it; False where the thread has gone instead."""
+        while not await self._begun():
+            if not await self._is_there():
+                return False
             await asyncio.sleep(_LOOK_AGAIN)
         # Records are looked at one by one: of two that began meanwhile, only the later may have been seen to. By now
         # all are there that began before it.
         begun = await self._begun()
         if not begun:
-            return
+            return True
         self._now = min(begun)
         info = begun[self._now]
         beginning = self._beginnings.get(info.run_id, Beginning())
         self._reader = await self._runs.reader(Readable.of(info), beginning).__aenter__()
         self._done.add(info.run_id)
+        return True
 
     async def _begun(self) -> dict[_Began, RunInfo]:
         """The runs that have begun and have not been read."""

@@ -116,6 +116,10 @@ class Threads:
             return not all(allowed.matches(shown_metadata(info.metadata)) for info in runs)
         return await self._states.saver.aget_tuple({"configurable": {"thread_id": thread_id}}) is not None
 
+    async def exists(self, thread_id: str) -> bool:
+        """Whether there is a thread of this id, whosever it is."""
+        return await self._documents.get(thread_id) is not None
+
     async def get(self, thread_id: str, allowed: Allowed, *, missing: int = 404) -> Document:
         """A thread's document.
 

@@ -51,8 +51,8 @@ class Exchange:
     def closed_with(self) -> int | None:
         return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
 
-    def leave(self) -> None:
-        self._coming.put_nowait({"type": "http.disconnect"})
+    def leave(self, told: str = "http.disconnect") -> None:
+        self._coming.put_nowait({"type": told})
 
     async def over(self) -> None:
         """Wait until the application is through with it; raises what it has raised."""
@@ -74,8 +74,8 @@ def get(app: ASGIApp, path: str = "/", query: str = "", **headers: str) -> Excha
     )
 
 
-def websocket(app: ASGIApp, path: str, *, fails_at: str = "", **headers: str) -> Exchange:
-    scope = _scope("websocket", path, "last_event_id=-1", headers)
+def websocket(app: ASGIApp, path: str, *, fails_at: str = "", query: str = "", **headers: str) -> Exchange:
+    scope = _scope("websocket", path, f"last_event_id=-1&{query}", headers)
     return Exchange(app, scope, {"type": "websocket.connect"}, fails_at=fails_at)
 
 
@@ -284,6 +284,19 @@ async def test_a_reader_of_words_may_stop_the_run_by_leaving(
 
 
 # --- WebSockets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("query", "status"), [("", Status.QUEUED), ("cancel_on_disconnect=1", Status.STOPPED)])
+async def test_a_reader_on_a_websocket_may_stop_the_run_by_leaving(
+    client: Client, redis_url: str, namespace: str, query: str, status: Status
+) -> None:
+    run = await client.enqueue("agent", {"count": 1})
+    async with serving(redis_url, namespace) as (gateway, app, _):
+        exchange = websocket(app, _path(run.run_id, run.thread_id), query=query)
+        await until(lambda: gateway.client.tails_watching == 1, "it waits for events")
+        exchange.leave("websocket.disconnect")
+        await exchange.over()
+    assert (await client.get(run.run_id)).status is status
 
 
 def _path(run_id: str, thread_id: str) -> str:

@@ -48,6 +48,7 @@ class Runs:
         self._make = make
         self.thread_id = new_id()
         self.names: dict[str, str] = {}
+        self.has_gone = False
 
     async def create(self, name: str, *, claim: bool = True, **options: Any) -> HandAttempt:
         hand = await self._make(claim=claim, thread_id=self.thread_id, stream_mode=["custom"], **options)
@@ -62,7 +63,17 @@ class Runs:
         return hand
 
     def reader(self, last_event_id: str | None = None) -> ThreadReader:
-        return ThreadReader(self._client, self._shown, self.thread_id, last_event_id=last_event_id, modes=[])
+        return ThreadReader(
+            self._client,
+            self._shown,
+            self.thread_id,
+            last_event_id=last_event_id,
+            modes=[],
+            is_there=self._is_there,
+        )
+
+    async def _is_there(self) -> bool:
+        return not self.has_gone
 
     async def read(self, reader: ThreadReader, up_to: str) -> list[Frame]:
         """The next frames, up to and with the one that is told so: `run event id`."""
@@ -158,3 +169,11 @@ def test_what_is_no_place(wrong: str) -> None:
     with pytest.raises(ApiError) as refused:
         ThreadPlace.of(wrong.replace("RUN", new_id()))
     assert refused.value.status == 422
+
+
+async def test_the_stream_of_a_thread_that_has_been_deleted_ends(runs: Runs) -> None:
+    await runs.whole("only")
+    async with runs.reader("-") as reader:
+        await runs.read(reader, "only 1-2")
+        runs.has_gone = True
+        assert await reader.batch() is None

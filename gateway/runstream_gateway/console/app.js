@@ -35,6 +35,11 @@ async function watchFleet() {
   for (;;) {
     try {
       const workers = await get("console/workers");
+      if (workers === null) {
+        // Whoever sees its own things only is not told of workers.
+        setText(told, "");
+        return;
+      }
       const running = workers.reduce((sum, worker) => sum + worker.running, 0);
       setText(told, workers.length ? `${count(workers.length, "worker")} · ${running} running` : "no workers");
       told.title = workers.map((one) => `${one.worker_id}: ${one.graphs.join(", ")}, ${one.running} of ${one.concurrency}`).join("\n");

@@ -153,7 +153,13 @@ async def stream(
     gateway = access.gateway
     await gateway.threads.get(thread_id, allowed)
     modes = _thread_modes(query_list([*(stream_mode or ()), *(stream_modes or ())]))
-    reader = ThreadReader(gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes)
+
+    async def is_there() -> bool:
+        return await gateway.threads.exists(thread_id)
+
+    reader = ThreadReader(
+        gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes, is_there=is_there
+    )
     slot = await access.stream_slot()
     return FrameResponse(lambda: reader, access.streams, slot, heartbeat=gateway.settings.heartbeat)
 

@@ -15,7 +15,7 @@ from runstream import InvalidRequest, RunInfo, RunNotFound, RunstreamError
 from runstream_gateway.errors import ApiError
 from runstream_gateway.reader import Beginning
 from runstream_gateway.routes.common import Access, access_of_websocket, gateway_of, query_list
-from runstream_gateway.routes.runs import find
+from runstream_gateway.routes.runs import find, reading
 from runstream_gateway.runs import Readable
 from runstream_gateway.settings import Cors
 from runstream_gateway.streaming import ReaderLeft
@@ -37,6 +37,7 @@ async def stream(
     run_id: str,
     last_event_id: str | None = None,
     stream_mode: Annotated[list[str] | None, Query()] = None,
+    cancel_on_disconnect: bool = False,
 ) -> None:
     """Send a run's frames as objects with `event`, `data` and `id`; closed with 1000 after the run's end.
 
@@ -47,10 +48,11 @@ async def stream(
     try:
         _check_origin(websocket)
         access = await access_of_websocket(websocket)
-        info = await find(access, thread_id, run_id, "read")
+        info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
         beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"))
         async with await access.stream_slot():
-            await _pump(websocket, access, info, beginning, query_list(stream_mode))
+            modes = query_list(stream_mode)
+            await _pump(websocket, access, info, beginning, modes, stop_when_left=cancel_on_disconnect)
     except ApiError as error:
         await _say_goodbye(websocket, _REFUSED + error.status, error.detail)
     except ReaderLeft:
@@ -72,16 +74,29 @@ async def stream(
 
 
 async def _pump(
-    websocket: WebSocket, access: Access, info: RunInfo, beginning: Beginning, modes: list[str] | None
+    websocket: WebSocket,
+    access: Access,
+    info: RunInfo,
+    beginning: Beginning,
+    modes: list[str] | None,
+    *,
+    stop_when_left: bool,
 ) -> None:
-    gateway = access.gateway
+    gateway, run = access.gateway, Readable.of(info)
+    closing = gateway.streams
     async with (
         access.streams.entered(websocket.receive),
-        gateway.runs.reader(Readable.of(info), beginning, modes=modes) as reader,
+        gateway.runs.reader(
+            run, beginning, modes=modes, stop_when_left=stop_when_left, making_way=lambda: closing.closing
+        ) as reader,
     ):
         while (frames := await reader.batch()) is not None:
             for frame in frames:
-                await websocket.send_text(frame.text)
+                try:
+                    await websocket.send_text(frame.text)
+                except WebSocketDisconnect:
+                    # It has gone while it was being sent something.
+                    return
 
 
 def _check_origin(websocket: WebSocket) -> None:
