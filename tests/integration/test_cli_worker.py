@@ -85,7 +85,7 @@ async def test_a_worker_drains_at_sigterm(cli: Processes, client: Client) -> Non
 async def test_a_second_signal_cuts_the_runs_off(cli: Processes, client: Client, number: signal.Signals) -> None:
     worker = await cli.worker("waits=graph.py")
     run = await client.enqueue("waits", {})
-    await until(lambda: _begun(client, run.run_id), "the run has begun")
+    await until((cli.folder / "at work").exists, "the node is at work")
 
     worker.command.send(number)
     await until(lambda: "waiting up to" in worker.command.err, "the worker drains")
@@ -299,7 +299,7 @@ async def test_ctrl_c_lets_running_runs_end(cli: Processes, client: Client, comm
     session = await cli.start(*command, "--json", "waits=graph.py")
     await session.line()
     run = await client.enqueue("waits", {})
-    await until(lambda: _begun(client, run.run_id), "the run has begun")
+    await until((cli.folder / "at work").exists, "the node is at work")
 
     session.press_ctrl_c()
     await until(lambda: "for 1 running runs" in session.err, "the worker drains")
@@ -315,7 +315,7 @@ async def test_a_second_ctrl_c_hurries(cli: Processes, client: Client, command: 
     session = await cli.start(*command, "--json", "waits=graph.py")
     await session.line()
     run = await client.enqueue("waits", {})
-    await until(lambda: _begun(client, run.run_id), "the run has begun")
+    await until((cli.folder / "at work").exists, "the node is at work")
 
     session.press_ctrl_c()
     await until(lambda: "for 1 running runs" in session.err, "the worker drains")
