@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 
 from runstream import (
     InvalidRequest,
-    ProtocolError,
     RunExists,
     RunNotFound,
     RunstreamError,
@@ -137,7 +136,6 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def _runstream_error(_: Request, error: Exception) -> Response:
-    status = 500
     match error:
         case InvalidRequest():
             status = 422
@@ -145,10 +143,9 @@ async def _runstream_error(_: Request, error: Exception) -> Response:
             status = 404
         case ThreadBusy() | RunExists():
             status = 409
-        case ProtocolError():
+        case _:
             status = 500
-    if status == 500:
-        _logger.error("a request failed", exc_info=error)
+            _logger.error("a request failed", exc_info=error)
     return Json({"detail": one_line(str(error))}, status_code=status)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
-from importlib.util import find_spec
 
 from runstream.cli.app import Commands
-from runstream.cli.exits import CommandError
+from runstream.cli.checks import port, with_extra
 from runstream_gateway.commands import keys
 
 _NEEDED = ("fastapi", "uvicorn", "langgraph", "langgraph_sdk", "httpx", "orjson")
@@ -20,18 +18,6 @@ def register(commands: Commands) -> None:
     keys.add(commands)
 
 
-def _with_extra(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """The command, behind a look whether what it imports is installed."""
-
-    def checked(args: argparse.Namespace) -> int:
-        missing = [name for name in _NEEDED if find_spec(name) is None]
-        if missing:
-            raise CommandError(f"{missing[0]} is not installed; pip install 'runstream[gateway]'")
-        return run(args)
-
-    return checked
-
-
 def _gateway(args: argparse.Namespace) -> int:
     from runstream_gateway.commands.gateway import run  # noqa: PLC0415 - imports the framework
 
@@ -41,7 +27,7 @@ def _gateway(args: argparse.Namespace) -> int:
 def _add_gateway(commands: Commands) -> None:
     parser = commands.add(
         "gateway",
-        _with_extra(_gateway),
+        with_extra(_gateway, "gateway", _NEEDED),
         about="serve LangGraph's HTTP API in front of the runs, until SIGTERM",
         example="""
 runstream gateway my_agent.py:graph --port 2024
@@ -56,7 +42,7 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
     )
     parser.add_argument("--config", metavar="FILE", help="a langgraph.json, as a target")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="where it listens (127.0.0.1)")
-    parser.add_argument("--port", type=_port, default=2024, metavar="P", help="0 for any that is free (2024)")
+    parser.add_argument("--port", type=port, default=2024, metavar="P", help="0 for any that is free (2024)")
     parser.add_argument(
         "--checkpointer",
         metavar="URL",
@@ -83,12 +69,6 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         "else RUNSTREAM_WEBHOOK_ALLOW, with commas",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0 to 65535")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

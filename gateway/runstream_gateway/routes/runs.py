@@ -25,7 +25,7 @@ from runstream_gateway.routes.answers import (
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.routes.places import places
-from runstream_gateway.runs import Readable, RunStatus, api_status, check_one_of_two
+from runstream_gateway.runs import Readable, RunStatus, check_one_of_two
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, WORDS, RunPart, RunShape
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"], responses=REFUSALS, route_class=StrictRoute)
@@ -204,6 +204,3 @@ async def _thread(access: Access, thread_id: str, action: Action) -> Any:
     thread_id = check_uuid(thread_id, "thread_id")
     allowed = await access.to("threads", action, {"thread_id": thread_id})
     return await access.gateway.threads.get(thread_id, allowed)
-
-
-__all__ = ["api_status", "find", "many", "reading", "router"]

@@ -83,11 +83,10 @@ async def _pump(
     stop_when_left: bool,
 ) -> None:
     gateway, run = access.gateway, Readable.of(info)
-    closing = gateway.streams
     async with (
         access.streams.entered(websocket.receive),
         gateway.runs.reader(
-            run, beginning, modes=modes, stop_when_left=stop_when_left, making_way=lambda: closing.closing
+            run, beginning, modes=modes, stop_when_left=stop_when_left, making_way=lambda: gateway.streams.closing
         ) as reader,
     ):
         while (frames := await reader.batch()) is not None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
 from importlib.util import find_spec
 
 from runstream.cli.app import Commands
-from runstream.cli.exits import CommandError
+from runstream.cli.checks import port, with_extra
 from runstream_worker.commands import demo, dev, worker
 
 _NEEDED = ("arq", "langgraph", "langchain", "langchain_openai", "orjson", "watchfiles")
@@ -27,22 +26,10 @@ def register(commands: Commands) -> None:
     _add_worker(commands)
 
 
-def _with_extra(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """The command, behind a look whether what it imports is installed."""
-
-    def checked(args: argparse.Namespace) -> int:
-        missing = [name for name in _NEEDED if find_spec(name) is None]
-        if missing:
-            raise CommandError(f"{missing[0]} is not installed; pip install 'runstream[worker]'")
-        return run(args)
-
-    return checked
-
-
 def _add_demo(commands: Commands) -> None:
     parser = commands.add(
         "demo",
-        _with_extra(demo.run),
+        with_extra(demo.run, "worker", _NEEDED),
         about="see it work: Redis, a worker process, and two readers of one run",
         example='runstream demo\nrunstream demo --kill\nrunstream demo --prompt "What is 6 * 7?"',
         helps={
@@ -62,7 +49,7 @@ def _add_demo(commands: Commands) -> None:
 def _add_dev(commands: Commands) -> None:
     parser = commands.add(
         "dev",
-        _with_extra(dev.run),
+        with_extra(dev.run, "worker", _NEEDED),
         about="develop: a worker and the HTTP API, which reload when a file changes; and Redis, unless one is named",
         example="runstream dev my_agent.py:graph\nrunstream dev      # in the folder of a langgraph.json",
         helps={"redis": "of Redis; else RUNSTREAM_REDIS_URL, else an embedded one"},
@@ -70,13 +57,13 @@ def _add_dev(commands: Commands) -> None:
     _add_worker_options(parser, grace=5.0)
     parser.add_argument("--no-gateway", action="store_true", default=not has_gateway(), help="no HTTP API")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="where the HTTP API listens (127.0.0.1)")
-    parser.add_argument("--port", type=_port, metavar="P", help="2024, or another if that is taken")
+    parser.add_argument("--port", type=port, metavar="P", help="2024, or another if that is taken")
 
 
 def _add_worker(commands: Commands) -> None:
     parser = commands.add(
         "worker",
-        _with_extra(worker.run),
+        with_extra(worker.run, "worker", _NEEDED),
         about="run graphs: claim runs, stream them, until SIGTERM; then drain",
         example="""
 runstream worker
@@ -126,12 +113,6 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
 def has_gateway() -> bool:
     """Whether the HTTP API is installed."""
     return all(find_spec(name) is not None for name in _NEEDED_BY_GATEWAY)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0 to 65535")
-    return int(text)
 
 
 def _count(text: str) -> int:
