@@ -75,7 +75,7 @@ async def say(gateway: Served, *parts: bytes, drip: bytes = b"") -> Answer:
 async def _drip(writer: asyncio.StreamWriter, drip: bytes) -> None:
     at = 0
     while not writer.is_closing():
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # slowness is what is being tested
         writer.write(drip[at % len(drip) :][:1])
         at += 1
 

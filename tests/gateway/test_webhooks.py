@@ -151,7 +151,7 @@ def graphs() -> dict[str, Any]:
         raise (OSError if state.get("secret") else ValueError)("no luck")
 
     async def wait(state: State) -> State:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return {"n": 0}
 
     built = {}
@@ -400,7 +400,7 @@ async def test_it_is_tried_again_until_it_is_taken(
 
 async def test_who_does_not_answer_is_tried_again(start: OpenGateway, receiver: Receiver) -> None:
     async def say_nothing(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     receiver.answers = [say_nothing]
     here = await start(webhook_timeout=0.2)
@@ -463,7 +463,7 @@ async def test_another_gateway_delivers_what_a_killed_one_has_not(
     redis_url: str, namespace: str, tmp_path: Path, receiver: Receiver, deliveries: Deliveries
 ) -> None:
     async def never_answer(writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     receiver.answers = [never_answer]
     async with Processes(redis_url, namespace, tmp_path) as processes:

@@ -73,7 +73,9 @@ async def test_join_of_a_failed_run(client: Any, thread_id: str) -> None:
 async def test_joining_without_an_id_is_from_now_on(client: Any, async_client: LangGraphClient, thread_id: str) -> None:
     run_id = await _ticking(async_client, thread_id, 0.15)
     await until(lambda: _is_running(client, thread_id, run_id), "the run runs")
-    await asyncio.sleep(0.3)
+    async for part in async_client.runs.join_stream(thread_id, run_id, last_event_id="-1"):
+        if part.event == "custom":
+            break  # it has ticked
     parts = await collect(client.runs.join_stream(thread_id, run_id))
     ticks = of(parts, "custom")
     assert ticks == TICKS[len(TICKS) - len(ticks) :]
