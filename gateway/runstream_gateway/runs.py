@@ -150,12 +150,17 @@ class Runs:
             raise not_found("run", run_id) from None
         if is_rolled_back(info) or (thread_id is not None and info.thread_id != thread_id):
             raise not_found("run", run_id)
-        # Who may see what has no metadata at all may see everything; the thread need not be asked.
-        if not allowed.matches({}):
-            thread = await self._threads.get(info.thread_id)
-            if not allowed.matches(shown_metadata(info.metadata) if thread is None else thread.data["metadata"]):
-                raise not_found("run", run_id)
+        await self.check_visible(info, allowed)
         return info
+
+    async def check_visible(self, info: RunInfo, allowed: Allowed) -> None:
+        """Check that a run is the caller's to see.
+
+        Raises:
+            ApiError: 404, it is not.
+        """
+        if not await self._visible([info], allowed):
+            raise not_found("run", info.run_id)
 
     async def view(self, info: RunInfo) -> dict[str, Any]:
         """A run as the API shows it."""
@@ -205,6 +210,7 @@ class Runs:
         return await self._visible(there, allowed)
 
     async def _visible(self, found: list[RunInfo], allowed: Allowed) -> list[RunInfo]:
+        # Who may see what has no metadata at all may see everything; the threads need not be asked.
         if allowed.matches({}):
             return found
         threads = await self._threads.get_many([info.thread_id for info in found])

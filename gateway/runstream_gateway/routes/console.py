@@ -21,6 +21,7 @@ from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.marks import Marks, shown_metadata
 from runstream_gateway.reader import Beginning
 from runstream_gateway.routes.common import Access, Accessing, Json
+from runstream_gateway.routes.stateless import find
 from runstream_gateway.shapes import REFUSALS
 from runstream_gateway.streaming import FrameResponse
 from runstream_gateway.told_errors import error_of
@@ -98,7 +99,7 @@ async def titles(access: Accessing, run_id: Annotated[list[str], Query(max_lengt
 @router.get("/console/runs/{run_id}")
 async def run(run_id: str, access: Accessing) -> Response:
     """A run, with what it was asked for."""
-    info = await _find(access, run_id)
+    info = await find(access, run_id)
     request = await _request(access.gateway.client, info.run_id)
     asked = {} if request is None else request.model_dump(mode="json", include={"input", "command"})
     return Json({**_run_json(access, info), "title": _title(request), **asked})
@@ -107,14 +108,14 @@ async def run(run_id: str, access: Accessing) -> Response:
 @router.get("/console/runs/{run_id}/state")
 async def state(run_id: str, access: Accessing) -> Response:
     """What the run's thread has saved, also where the thread is none of the API's."""
-    info = await _find(access, run_id)
+    info = await find(access, run_id)
     return Json(await access.gateway.states.get(info.graph, info.thread_id))
 
 
 @router.get("/console/runs/{run_id}/events")
 async def events(run_id: str, access: Accessing, last_event_id: Annotated[str | None, Header()] = None) -> Response:
     """All events of a run, with its attempts and what they void; from the start, or from behind an event."""
-    info = await _find(access, run_id)
+    info = await find(access, run_id)
     gateway = access.gateway
     beginning = Beginning.of(last_event_id) if last_event_id else Beginning()
     return FrameResponse(
@@ -164,24 +165,6 @@ class _Events:
             told["interrupts"] = event.interrupts
         # A gap has the id of the event that follows: who goes on behind it would miss that one.
         return frame(event.mode, told, None if event.mode == "gap" else event.id)
-
-
-async def _find(access: Access, run_id: str) -> RunInfo:
-    """A run, if the caller may read it; whoever may not is not told whether it is there.
-
-    Raises:
-        ApiError: 404, 422.
-    """
-    run_id = check_uuid(run_id, "run_id")
-    gateway = access.gateway
-    missing = not_found("run", run_id)
-    try:
-        info = await gateway.client.get(run_id)
-    except RunNotFound:
-        raise missing from None
-    value = {"thread_id": info.thread_id, "run_id": run_id}
-    allowed = await access.to_found("threads", "read", value, missing=missing)
-    return await gateway.runs.find(run_id, allowed, thread_id=info.thread_id)
 
 
 async def _request(client: Client, run_id: str) -> RunRequest | None:

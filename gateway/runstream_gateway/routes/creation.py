@@ -221,17 +221,14 @@ async def _authorized(
 
 async def _assistant(access: Access, name_or_id: str) -> Assistant:
     """The assistant that a run is to be of. The graphs' own are everybody's, without a question."""
-    assistants = access.gateway.assistants
-    known = await assistants.resolve(name_or_id)
+    known = await access.gateway.assistants.resolve(name_or_id)
     if known.is_system:
         return known
-    allowed = await access.to_found(
-        "assistants",
-        "read",
-        {"assistant_id": known.assistant_id},
-        missing=not_found("assistant", known.assistant_id),
-    )
-    return await assistants.resolve(known.assistant_id, allowed)
+    missing = not_found("assistant", known.assistant_id)
+    allowed = await access.to_found("assistants", "read", {"assistant_id": known.assistant_id}, missing=missing)
+    if not allowed.matches(known.metadata):
+        raise missing
+    return known
 
 
 async def _thread(

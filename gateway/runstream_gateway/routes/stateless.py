@@ -75,13 +75,13 @@ async def batch(
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run by its id alone")
 async def get(run_id: RunId, access: Accessing) -> Response:
     """A run, whatever its thread."""
-    return Json(await access.gateway.runs.view(await _find(access, run_id)))
+    return Json(await access.gateway.runs.view(await find(access, run_id)))
 
 
 @router.get("/{run_id}/join", summary="Wait for a run's result by its id alone")
 async def join(run_id: RunId, access: Accessing, cancel_on_disconnect: CancelOnDisconnect = False) -> Response:
     """The final values of a run, when it has ended."""
-    info = await _find(access, run_id, cancels=cancel_on_disconnect)
+    info = await find(access, run_id, cancels=cancel_on_disconnect)
     return await awaited(access, Readable.of(info), f"/runs/{info.run_id}", stop_when_left=cancel_on_disconnect)
 
 
@@ -98,7 +98,7 @@ async def stream(
     begin_behind: BeginBehind = None,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
-    info = await _find(access, run_id, cancels=cancel_on_disconnect)
+    info = await find(access, run_id, cancels=cancel_on_disconnect)
     if wants_text(request):
         return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect)
     return await joined_stream(
@@ -106,14 +106,25 @@ async def stream(
     )
 
 
-async def _find(access: Access, run_id: str, *, cancels: bool = False) -> RunInfo:
+async def find(access: Access, run_id: str, *, cancels: bool = False) -> RunInfo:
+    """A run by nothing but its id; whoever may not read it is not told whether it is there.
+
+    Args:
+        access: of the caller.
+        run_id: the run.
+        cancels: the caller may stop it, by leaving.
+
+    Raises:
+        ApiError: 403, 404, 422.
+    """
     run_id = check_uuid(run_id, "run_id")
+    runs = access.gateway.runs
     # First the run, for what may be read of it is a question of its thread.
-    info = await access.gateway.runs.find(run_id, EVERYTHING)
+    info = await runs.find(run_id, EVERYTHING)
     value = {"thread_id": info.thread_id, "run_id": run_id}
     allowed = await access.to_found("threads", "read", dict(value), missing=not_found("run", run_id))
-    info = await access.gateway.runs.find(run_id, allowed)
+    await runs.check_visible(info, allowed)
     # Whoever may read it knows that it is there.
     for action in reading(cancels=cancels)[1:]:
-        info = await access.gateway.runs.find(run_id, await access.to("threads", action, dict(value)))
+        await runs.check_visible(info, await access.to("threads", action, dict(value)))
     return info
