@@ -92,6 +92,18 @@ async def test_what_was_given_up_can_be_read_for_a_day_and_nobody_looks_after_it
     assert await mine.get("a") == Delivery("a", {**ABOUT, "holder": "me", "told": "HTTP 404"})
 
 
+async def test_what_was_given_up_lives_no_longer_for_what_comes_late(mine: Deliveries, cell: Cell) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    await mine.add(Delivery("b", ABOUT))
+    await mine.give_up("a", {"told": "HTTP 404"})
+    await mine.supply("a", {"payload": "{}"})
+    assert await attended(mine, "a", "b") == (set(), [])
+    assert (await mine.get("a") or Delivery("", {})).fields["payload"] == "{}"
+    assert (
+        0 < await cell.redis.ttl(cell.keys.delivery("a")) <= 24 * 3600 < await cell.redis.ttl(cell.keys.delivery("b"))
+    )
+
+
 async def test_what_is_supplied_takes_nothing_s_place(mine: Deliveries, other: Deliveries) -> None:
     await mine.add(Delivery("a", ABOUT))
     await other.supply("a", {"payload": "first"})

@@ -9,8 +9,9 @@ local prefix = string.match(KEYS[1], '^(.-):deliveries$') .. ':delivery:'
 local now, lease, ttl = now_ms(), tonumber(ARGV[2]), tonumber(ARGV[3])
 local lost, taken = {}, {}
 local function keep(id)
-  -- What was given up meanwhile stays so.
-  redis.call('ZADD', KEYS[1], 'XX', now + lease, id)
+  -- What was given up meanwhile stays so, and does not live on for this.
+  if not redis.call('ZSCORE', KEYS[1], id) then return end
+  redis.call('ZADD', KEYS[1], now + lease, id)
   redis.call('PEXPIRE', prefix .. id, ttl)
 end
 for at = 5, #ARGV do
