@@ -38,6 +38,7 @@ from runstream.request import PreparedRun, RunOptions, RunRequest, check_reason,
 from runstream.requeue import prepare_again, request_of
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
+from runstream.settled import Settling
 from runstream.spoken import SpokenText, Text
 from runstream.stream import EventStream
 from runstream.tail import Tails
@@ -352,6 +353,7 @@ class Client:
         after: str | None = None,
         live: bool = False,
         on_disconnect: Literal["continue", "stop"] = "continue",
+        settled: bool = False,
     ) -> EventStream:
         """The run's events, from the start until its end, while it runs or after it has ended.
 
@@ -362,6 +364,9 @@ class Client:
             on_disconnect: what becomes of the run if this reader leaves before the end. `continue`: nothing. `stop`: it
                 is stopped, whoever else reads it. That takes `async with` or `aclose`: a loop that is merely left is
                 not noticed.
+            settled: hand an event out only once no later attempt can void it: its task's result is saved, or the run
+                has ended. So each event that counts comes exactly once, in order, whatever is killed, and nothing
+                has to be taken back. It costs time: a task's tokens come when the task has finished.
 
         Raises:
             InvalidRequest: `after` is no event id, both `after` and `live` were given, or `on_disconnect` is neither.
@@ -374,7 +379,8 @@ class Client:
         cursor = EventId.parse(after) if after is not None else None
         run_id = check_run_id(run_id)
         leave = partial(self._stop_for_reader, run_id) if on_disconnect == "stop" else None
-        return EventStream(self._tails, run_id, after=cursor, live=live, on_leave=leave)
+        settling = Settling(self._settings.read_buffer) if settled else None
+        return EventStream(self._tails, run_id, after=cursor, live=live, on_leave=leave, settling=settling)
 
     async def _stop_for_reader(self, run_id: str) -> None:
         """Stop a run whose reader leaves, even if the reader is cancelled again while it waits for that."""

@@ -37,6 +37,10 @@ class Keys:
         """Stream: the run's events. The scripts spell it `<run>:events` from the run's key."""
         return f"{self.tag}:run:{run_id}:events"
 
+    def settled(self, run_id: str) -> str:
+        """Stream: the id of its one entry is that of the last settled event; the scripts spell it `<run>:settled`."""
+        return f"{self.tag}:run:{run_id}:settled"
+
     def arq_job(self, run_id: str) -> str:
         """String: the job as arq writes one, in JSON."""
         return f"arq:job:{self.run(run_id)}"

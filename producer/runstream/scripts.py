@@ -103,6 +103,8 @@ class Append(NamedTuple):
     events: Sequence[bytes]
     leave_gap: bool = False
     """Whether what lies between the last event that Redis knows and the first of these is gone for good."""
+    settled: int = 0
+    """The sequence number up to which the attempt's events are settled; 0 where Redis knows that already."""
 
 
 class AppendReply(NamedTuple):
@@ -288,8 +290,8 @@ class Scripts:
     def _append_call(self, batch: Append, byte_limit: int) -> tuple[list[str], list[Argument]]:
         run_id, attempt, worker_id = batch.hold
         gap = "gap" if batch.leave_gap else ""
-        keys = [self._keys.run(run_id), self._keys.events(run_id)]
-        return keys, [attempt, worker_id, byte_limit, batch.first_seq, gap, *batch.events]
+        keys = [self._keys.run(run_id), self._keys.events(run_id), self._keys.settled(run_id)]
+        return keys, [attempt, worker_id, byte_limit, batch.first_seq, gap, batch.settled, *batch.events]
 
     async def beat(
         self,

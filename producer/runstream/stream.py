@@ -11,6 +11,7 @@ from typing import Self
 from runstream.codec import Decoder
 from runstream.errors import ProtocolError
 from runstream.model import Event, EventId
+from runstream.settled import Settling
 from runstream.tail import PAGE, Feed, Tails
 from runstream.voids import stands_behind
 from runstream.xread import Entry
@@ -31,10 +32,14 @@ class EventStream(AsyncIterator[Event]):
         after: EventId | None,
         live: bool,
         on_leave: Callable[[], Awaitable[None]] | None = None,
+        settling: Settling | None = None,
     ) -> None:
         self._tails = tails
         self._run_id = run_id
         self._cursor = after
+        # The last event that was read. It is ahead of the cursor where events are held until they are settled.
+        self._position = after
+        self._settling = settling
         self._live = live
         self._on_leave = on_leave
         self._at_end = False
@@ -131,7 +136,9 @@ class EventStream(AsyncIterator[Event]):
 
     def _next_ready(self) -> Event | None:
         """The next event, if it is there."""
-        if not self._ready and self._feed is not None and self._feed.buffer:
+        if self._settling is not None and not self._ready and self._feed is not None and self._feed.settled is not None:
+            self._ready.extend(self._settling.settle(self._feed.settled))
+        while not self._ready and self._feed is not None and self._feed.buffer:
             self._take(self._feed.buffer.popleft())
         return self._ready.popleft() if self._ready else None
 
@@ -142,6 +149,9 @@ class EventStream(AsyncIterator[Event]):
             event = self._next_ready()
             if event is not None:
                 return event
+            if self._settling is not None and (again := self._settling.read_again()) is not None:
+                self._leave()
+                self._position, self._failure, self._done = again, None, False
             if self._failure is not None:
                 raise self._failure
             if self._done:
@@ -155,13 +165,13 @@ class EventStream(AsyncIterator[Event]):
     async def _start(self) -> None:
         if self._live:
             place = await self._tails.place_of(self._run_id)
-            self._cursor = place.end or place.last
+            self._cursor = self._position = place.end or place.last
         self._started = True
 
     async def _catch_up(self) -> None:
         """Read a page; at the end of the stream, join the shared read."""
         # From the beginning means after 0-0: the first event of a run is 1-0.
-        cursor = position = self._cursor or EventId(0, 0)
+        cursor = position = self._position or EventId(0, 0)
         entries = await self._page(cursor)
         if entries:
             cursor = position = EventId.of(entries[-1][0].decode())
@@ -181,7 +191,7 @@ class EventStream(AsyncIterator[Event]):
     async def _join(self, cursor: EventId, position: EventId) -> None:
         """Take part in the shared read; where it is ahead, read what lies between first."""
         feed = self._tails.new_feed(self._run_id)
-        joined_at = self._tails.attach(feed, cursor, position, self._decoder)
+        joined_at = self._tails.attach(feed, cursor, position, self._decoder, settled=self._settling is not None)
         try:
             while cursor < joined_at and (between := await self._page(cursor, joined_at)):
                 cursor = EventId.of(between[-1][0].decode())
@@ -198,6 +208,8 @@ class EventStream(AsyncIterator[Event]):
             self._done = True
         elif not await self._page(cursor):
             # It was written and is gone: what this reader has not seen has been removed.
+            if self._settling is not None:
+                self._ready.extend(self._settling.settle(end))
             self._ready.append(Event(str(end), "gap", (), {"after": str(cursor), "before": None}))
             self._done = True
 
@@ -226,11 +238,17 @@ class EventStream(AsyncIterator[Event]):
 
     def _take(self, event: Event) -> None:
         """Queue an event for the reader, behind a gap event where some between it and the last one are gone."""
-        last = EventId.of(self._ready[-1].id) if self._ready else self._cursor
-        missing = _gap(last, event, from_start=not self._live)
+        missing = _gap(self._position, event, from_start=not self._live)
         if missing is not None:
-            self._ready.append(Event(event.id, "gap", (), {"after": missing, "before": event.id}))
-        self._ready.append(event)
+            self._queue(Event(event.id, "gap", (), {"after": missing, "before": event.id}))
+        self._position = EventId.of(event.id)
+        self._queue(event)
+
+    def _queue(self, event: Event) -> None:
+        if self._settling is None:
+            self._ready.append(event)
+        else:
+            self._ready.extend(self._settling.take(event))
 
 
 def _gap(last: EventId | None, event: Event, *, from_start: bool) -> str | None:

@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 class Feed:
     """The shared read's side of one reader: a bounded buffer and the reader's alarm clock."""
 
-    __slots__ = ("alarm", "buffer", "failure", "finished", "limit", "overflown", "run_id")
+    __slots__ = ("alarm", "buffer", "failure", "finished", "limit", "overflown", "run_id", "settled")
 
     def __init__(self, run_id: str, limit: int) -> None:
         self.run_id = run_id
@@ -53,6 +53,12 @@ class Feed:
         self.overflown = False
         self.failure: Exception | None = None
         self.finished = False
+        self.settled: EventId | None = None
+
+    def settle(self, up_to: EventId) -> None:
+        """Take it that the run's events up to this id are settled."""
+        self.settled = up_to
+        self.alarm.set()
 
     def offer(self, event: Event) -> None:
         """Put an event into the buffer; where there is no room, drop them all: the reader reads them again."""
@@ -100,6 +106,25 @@ class _Watch:
         self.packed_position = packed(entry_id)
 
 
+class _SettledWatch:
+    """How far one run's events are settled, for its readers that want only those."""
+
+    __slots__ = ("feeds", "packed_key", "packed_position", "up_to")
+
+    def __init__(self, key: str) -> None:
+        self.feeds: set[Feed] = set()
+        self.packed_key = packed(key.encode())
+        self.up_to = EventId(0, 0)
+        self.packed_position = packed(b"0-0")
+
+    def advance(self, entry_id: bytes) -> None:
+        """Go on reading behind this entry, whose id says how far."""
+        self.up_to = EventId.of(entry_id.decode())
+        self.packed_position = packed(entry_id)
+        for feed in self.feeds:
+            feed.settle(self.up_to)
+
+
 class Tails:
     """Every tail of a process: the shared read and the readers behind it.
 
@@ -122,6 +147,7 @@ class Tails:
         self._reconnect_timeout = reconnect_timeout
         self._probe_interval = probe_interval
         self._watches: dict[str, _Watch] = {}
+        self._settled: dict[str, _SettledWatch] = {}
         self._wake_key = keys.wake(secrets.token_hex(8))
         self._wake_position = b"0-0"
         self._joined = False
@@ -147,7 +173,9 @@ class Tails:
             raise RunstreamError("the client is closed")
         return Feed(run_id, self._buffer)
 
-    def attach(self, feed: Feed, cursor: EventId, position: EventId, decoder: Decoder) -> EventId:
+    def attach(
+        self, feed: Feed, cursor: EventId, position: EventId, decoder: Decoder, *, settled: bool = False
+    ) -> EventId:
         """Join the shared read from `position` on, or from where it has got to if that is further.
 
         Args:
@@ -156,6 +184,7 @@ class Tails:
                 stream has passed it, but the end does.
             position: the cursor, or the end of the stream where that is before it.
             decoder: the reader's.
+            settled: whether the reader wants to know how far the events are settled.
 
         Returns:
             The id after which events come through the feed; what lies before it is the reader's to read.
@@ -164,14 +193,29 @@ class Tails:
         if watch is None:
             watch = self._watches[feed.run_id] = _Watch(self._keys.events(feed.run_id), position)
             self._wake()
+        if settled:
+            self._attach_settled(feed)
         watch.decoder.adopt(decoder)
         joined_at = watch.feeds[feed] = max(cursor, watch.position)
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_all(), name="runstream-tail")
         return joined_at
 
+    def _attach_settled(self, feed: Feed) -> None:
+        watch = self._settled.get(feed.run_id)
+        if watch is None:
+            watch = self._settled[feed.run_id] = _SettledWatch(self._keys.settled(feed.run_id))
+            self._wake()
+        watch.feeds.add(feed)
+        feed.settle(watch.up_to)
+
     def detach(self, feed: Feed) -> None:
         """Leave the shared read."""
+        settled = self._settled.get(feed.run_id)
+        if settled is not None:
+            settled.feeds.discard(feed)
+            if not settled.feeds:
+                del self._settled[feed.run_id]
         watch = self._watches.get(feed.run_id)
         if watch is not None and watch.feeds.pop(feed, None) is not None and not watch.feeds:
             del self._watches[feed.run_id]
@@ -247,8 +291,9 @@ class Tails:
 
     async def _read_and_deliver(self) -> None:
         watches = dict(self._watches)
-        keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in watches.values())]
-        positions = [packed(self._wake_position), *(watch.packed_position for watch in watches.values())]
+        read: list[_Watch | _SettledWatch] = [*watches.values(), *self._settled.values()]
+        keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in read)]
+        positions = [packed(self._wake_position), *(watch.packed_position for watch in read)]
         block_ms = round(self._probe_interval * 1000)
         reply = await xread(self._blocking, keys, positions, count=PAGE, block_ms=block_ms)
         await self._deliver(reply, watches)
@@ -260,13 +305,18 @@ class Tails:
 
     async def _deliver(self, reply: Iterable[tuple[bytes, Iterator[Entry]]], watches: Mapping[str, _Watch]) -> None:
         """Hand a reply out to the watches that it was read for; a watch that came meanwhile is at another place."""
-        prefix, suffix = len(self._keys.run("")), len(":events")
+        prefix = len(self._keys.run(""))
         for key, entries in reply:
             name = key.decode()
             if name == self._wake_key:
                 *_, (self._wake_position, _) = entries
                 continue
-            run_id = name[prefix:-suffix]
+            run_id, _, kind = name[prefix:].partition(":")
+            if kind == "settled":
+                *_, (up_to, _) = entries
+                if run_id in self._settled:
+                    self._settled[run_id].advance(up_to)
+                continue
             watch = watches[run_id]
             if run_id in self._watches and self._watches[run_id] is watch:
                 await self._deliver_run(run_id, watch, entries)
@@ -316,6 +366,7 @@ class Tails:
 
     def _fail(self, run_id: str, error: Exception) -> None:
         watch = self._watches.pop(run_id, None)
+        self._settled.pop(run_id, None)
         for feed in watch.feeds if watch is not None else ():
             feed.fail(error)
 

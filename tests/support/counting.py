@@ -69,10 +69,10 @@ class Counting:
         await until(lambda: len(self.said) >= count, f"{count} numbers have been said")
 
 
-async def read(client: Client, run_id: str, seen: list[Event] | None = None) -> list[Event]:
-    """All events of a run, to its end; put into `seen` as they come."""
+async def read(client: Client, run_id: str, seen: list[Event] | None = None, **options: Any) -> list[Event]:
+    """All events of a run, to its end; put into `seen` as they come. `options` are those of `tail`."""
     events = [] if seen is None else seen
-    async for event in client.tail(run_id):
+    async for event in client.tail(run_id, **options):
         events.append(event)
     return events
 

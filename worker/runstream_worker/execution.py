@@ -152,7 +152,8 @@ class Execution:
         self.saver = graph.checkpointer
         if self._is_draining:
             self._control.request_drain()
-        saver = RunSaver(self.saver, self._hold, self._publisher, self._taken, self._means.scripts)
+        thread_id = self._request.thread_id
+        saver = RunSaver(self.saver, thread_id, self._publisher, self._taken, self._means.scripts)
         # Eager: what a task has emitted is handed out when it ends, not when its step does.
         changes: dict[str, object] = {"checkpointer": saver, "stream_eager": True}
         if _SHOWN_AS_STATE.isdisjoint(self._request.stream_mode):

@@ -19,6 +19,7 @@ from runstream.scripts import Append, AppendReply, Hold, Scripts
 from runstream_worker.events import EventEncoder
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.origins import Placed
+from runstream_worker.settlement import Settlement
 
 _BATCH_EVENTS = 500
 _RETRY_DELAY = 0.05
@@ -51,6 +52,9 @@ class Publisher:
         first_seq: the sequence number of the attempt's first event: 1, or 0 where its own event has yet to be written.
         limit: how many events may wait before `put` does.
         limit_bytes: how many bytes of them.
+
+    Attributes:
+        settlement: which of the events are settled; the checkpointer notes there what it has saved.
     """
 
     def __init__(
@@ -63,6 +67,10 @@ class Publisher:
         self._limit_bytes = limit_bytes
         self._waiting_bytes = 0
         self._encoder = EventEncoder()
+        self.settlement = Settlement()
+        # Redis knows that events up to here are settled. The attempt's own event is, without a word.
+        self._settled = 0
+        self._settled_on_its_way = 0
         self._waiting: deque[bytes] = deque()
         self._kept = _Kept()
         self._on_its_way = 0
@@ -81,7 +89,9 @@ class Publisher:
             StreamTooLarge: the chunk alone is more than the run may publish.
             PublisherClosed: the attempt is over.
         """
-        await self.put_bytes(self._encoder.encode(placed, f"{self.hold.attempt}-{self._next}"), placed.chunk.mode)
+        event = self._encoder.encode(placed, f"{self.hold.attempt}-{self._next}")
+        self.settlement.publish(placed, self._next)
+        await self.put_bytes(event, placed.chunk.mode)
 
     async def put_bytes(self, event: bytes, mode: str) -> None:
         """Publish an event that has been encoded already."""
@@ -96,6 +106,11 @@ class Publisher:
         self._outbox.send(self)
         if not self.has_room:
             await self.room()
+
+    def publish_settled(self) -> None:
+        """Publish how far the events are settled by now, with the next batch or without one."""
+        if not self._closed and self.settlement.up_to(self._next) > self._settled:
+            self._outbox.send(self)
 
     @property
     def has_room(self) -> bool:
@@ -161,11 +176,16 @@ class Publisher:
 
     def take(self) -> Append | None:
         """The next batch to send; the same one until `settle` was told of its reply."""
-        if self._closed or not self._waiting:
+        if self._closed:
             return None
         self._on_its_way = min(len(self._waiting), _BATCH_EVENTS)
+        settled = min(self.settlement.up_to(self._next), self._next_to_send + self._on_its_way - 1)
+        if not self._on_its_way and settled <= self._settled:
+            return None
+        self._settled_on_its_way = max(settled, self._settled)
         batch = list(itertools.islice(self._waiting, self._on_its_way))
-        return Append(self.hold, self._next_to_send, batch, self._leave_gap)
+        news = self._settled_on_its_way if self._settled_on_its_way > self._settled else 0
+        return Append(self.hold, self._next_to_send, batch, self._leave_gap, news)
 
     def settle(self, reply: AppendReply) -> None:
         """Take the reply to the batch that was on its way."""
@@ -179,6 +199,7 @@ class Publisher:
                 self._waiting_bytes -= len(event)
                 self._kept.add(event)
             self._next_to_send += self._on_its_way
+            self._settled = self._settled_on_its_way
             self._leave_gap = False
         else:
             self._break_off(int(reply.detail) + 1 if reply.outcome == "full" else self._next_to_send)
@@ -198,6 +219,7 @@ class Publisher:
             # What is encoded from now on refers to nothing before.
             self._encoder = EventEncoder()
         self._next_to_send -= len(lost)
+        self._settled = 0
         self._waiting.extendleft(reversed(lost))
         self._waiting_bytes += sum(map(len, lost))
         self._outbox.send(self)

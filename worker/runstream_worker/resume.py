@@ -17,7 +17,8 @@ from runstream.request import RunRequest
 from runstream_worker.completion import messages_in
 from runstream_worker.origins import Namespace, Placed
 from runstream_worker.past import Entry, Mark, Past, mark_of, mark_of_message
-from runstream_worker.run_saver import CONTROL_CHANNELS, is_beside_runs, listed
+from runstream_worker.run_saver import is_beside_runs, listed
+from runstream_worker.settlement import Head, Source, finished_tasks, is_saved
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -159,34 +160,14 @@ class Saved:
 
     async def has(self, entry: Entry) -> bool:
         """Whether what an event tells of has been saved, so that it will not be told again."""
-        path = [segment.rpartition(":")[2] for segment in entry.ns]
-        for depth, step in enumerate(entry.steps):
-            head = await self.head(entry.ns[:depth])
-            if head is None or step is None:
-                return False
-            latest = head.metadata["step"]
-            if step <= latest:
-                return True
-            if step > latest + 1:
-                return False
-            finished = finished_tasks(head)
-            is_own = depth == len(entry.ns)
-            if entry.task in finished or (not is_own and path[depth] in finished):
-                return True
-            if is_own and entry.mode == "custom" and entry.task is None:
-                # From one of several tasks: kept as long as one of them will not say it again.
-                return bool(finished)
-        return False
-
-
-def finished_tasks(found: CheckpointTuple) -> frozenset[str]:
-    """The tasks of the step behind a checkpoint whose results have been saved with it."""
-    channels: defaultdict[str, set[str]] = defaultdict(set)
-    for task, channel, _ in found.pending_writes or ():
-        channels[task].add(channel)
-    return frozenset(
-        task for task, written in channels.items() if written - CONTROL_CHANNELS or "__error_source_node__" in written
-    )
+        rule = is_saved(Source(entry.ns, entry.task, entry.steps, entry.mode == "custom"))
+        try:
+            ns = next(rule)
+            while True:
+                found = await self.head(ns)
+                ns = rule.send(None if found is None else Head(found.metadata["step"], finished_tasks(found)))
+        except StopIteration as decision:
+            return bool(decision.value)
 
 
 async def _told_in_subgraphs(past: Past, saved: Saved) -> frozenset[str]:

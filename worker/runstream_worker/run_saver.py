@@ -41,13 +41,12 @@ from langgraph.checkpoint.base.id import uuid6
 
 from runstream.errors import AttemptFenced, RunstreamError
 from runstream.faults import is_passing, patiently
-from runstream.scripts import Hold, Scripts
+from runstream.scripts import Scripts
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.outbox import Publisher
 from runstream_worker.redis_saver import EventsLost, Fence, RedisSaver
+from runstream_worker.settlement import CONTROL_CHANNELS
 
-CONTROL_CHANNELS = frozenset(("__error__", "__error_source_node__", "__interrupt__", "__resume__"))
-"""LangGraph's `CONTROL_WRITES`: a task that has written to others, too, has finished."""
 NULL_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a `Command` writes."""
 _HIDDEN_TASK = "__start__"
@@ -119,18 +118,24 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
     Args:
         saver: what keeps the checkpoints.
-        hold: the attempt.
-        publisher: its events.
-        taken: what it has taken from its graph.
+        thread_id: the run's thread.
+        publisher: the attempt's events.
+        taken: what the attempt has taken from its graph.
         scripts: to ask whether the attempt still holds its run, where the checkpointer does not.
     """
 
     def __init__(
-        self, saver: BaseCheckpointSaver[Any], hold: Hold, publisher: Publisher, taken: Taken, scripts: Scripts
+        self,
+        saver: BaseCheckpointSaver[Any],
+        thread_id: str,
+        publisher: Publisher,
+        taken: Taken,
+        scripts: Scripts,
     ) -> None:
         super().__init__(serde=saver.serde)
         self._saver = saver
-        self._hold = hold
+        self._thread_id = thread_id
+        self._hold = publisher.hold
         self._publisher = publisher
         self._taken = taken
         self._scripts = scripts
@@ -163,6 +168,8 @@ class RunSaver(BaseCheckpointSaver[Any]):
         """The checkpoint that the config names, else the newest one."""
         found = await self._call(lambda: self._saver.aget_tuple(config))
         _begin_anew(config, found)
+        if found is not None and self._is_of_run(config):
+            self._publisher.settlement.read(config, found)
         if found is not None and self.forget_command and not config["configurable"].get("checkpoint_ns"):
             self.forget_command = False
             kept = [write for write in found.pending_writes or () if write[0] != NULL_TASK]
@@ -213,7 +220,11 @@ class RunSaver(BaseCheckpointSaver[Any]):
                 await asyncio.wait(earlier)
             if namespace in self._unsaved:
                 raise self._unsaved[namespace]
-            return await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
+            saved = await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
+            if self._is_of_run(config):
+                self._publisher.settlement.saved_checkpoint(config, checkpoint["id"], metadata.get("step"))
+                self._publisher.publish_settled()
+            return saved
 
         return put()
 
@@ -240,6 +251,9 @@ class RunSaver(BaseCheckpointSaver[Any]):
                     await self._taken.result_of(task_id)
                 seq = self._publisher.next_seq
                 await self._write(seq, lambda: self._saver.aput_writes(config, writes, task_id, task_path))
+                if self._is_of_run(config):
+                    self._publisher.settlement.saved_writes(config, task_id, [channel for channel, _ in writes])
+                    self._publisher.publish_settled()
             except BaseException as error:
                 # Nor is what comes of it, for the same reason: a checkpoint has the results of all its tasks in it.
                 self._unsaved.setdefault(namespace, error if isinstance(error, Exception) else NotPublished())
@@ -261,6 +275,10 @@ class RunSaver(BaseCheckpointSaver[Any]):
                     return await self._call(write)
             except EventsLost as lost:
                 await self._publisher.publish_again(lost.last_seq)
+
+    def _is_of_run(self, config: RunnableConfig) -> bool:
+        """Whether a config is of the run's own thread: a node may use the checkpointer for another one."""
+        return config["configurable"].get("thread_id") == self._thread_id
 
     async def _ask(self, last_seq: int) -> None:
         """Do what the fence of checkpoints in the runs' own Redis does, a moment before the write."""

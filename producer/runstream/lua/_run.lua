@@ -120,6 +120,8 @@ local function end_run(run, leases, id, event, status, now, fields)
   local kept = tonumber(record[1])
   redis.call('XADD', run .. ':events', id, '1', event)
   redis.call('HSET', run, 'status', status, 'ended_at', now, 'end_id', id, unpack(fields))
+  -- Behind the end everything is settled.
+  redis.call('DEL', run .. ':settled')
   redis.call('ZREM', leases, run)
   if record[2] then redis.call('SREM', record[2], run) end
   if record[3] then redis.call('ZREM', record[3], run) end
@@ -180,7 +182,7 @@ local function wait_again(run, leases, now, delay)
   local wait = delay + wait_of(record[1], record[2])
   local ttl = wait + DAY
   redis.call('ZADD', leases, now + wait, run)
-  for _, key in ipairs({run, run .. ':events', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({run, run .. ':events', run .. ':settled', 'arq:job:' .. run}) do redis.call('PEXPIRE', key, ttl) end
   for _, key in ipairs({leases, record[3] or leases, record[4] or leases}) do outlive(key, ttl) end
   outlive_in_indexes(run, record[3], ttl)
 end

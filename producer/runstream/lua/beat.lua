@@ -22,6 +22,7 @@ for i = runs, #ARGV, 2 do
     -- A run may last longer than its keys were given to live.
     redis.call('PEXPIRE', run, ttl)
     redis.call('PEXPIRE', run .. ':events', ttl)
+    redis.call('PEXPIRE', run .. ':settled', ttl)
     if record[6] then outlive(record[6], ttl) end
     outlive_in_indexes(run, record[6], ttl)
     if record[4] then

@@ -80,6 +80,7 @@ local function start(queue, run)
   end
   redis.call('PEXPIRE', run, ttl)
   redis.call('PEXPIRE', run .. ':events', ttl)
+  redis.call('PEXPIRE', run .. ':settled', ttl)
   outlive_in_indexes(run, line, ttl)
   hand_out(run, attempt, record[4], after, record[8], line)
 end

@@ -23,7 +23,7 @@ local became = leave(KEYS[1], KEYS[2], 'lost', false, '', now_ms(), 0)
 if reused and became == 'queued' then
   redis.call('HSET', KEYS[1], 'seq', -1)
   redis.call('HDEL', KEYS[1], 'after')
-  redis.call('DEL', KEYS[1] .. ':events')
+  redis.call('DEL', KEYS[1] .. ':events', KEYS[1] .. ':settled')
   if record[6] then ask_for_undo(KEYS[1], record[6]) end
 end
 return {'forgotten', became}

@@ -44,7 +44,7 @@ local ttl = math.ceil(deadline - now) + 86400000
 redis.call('HSET', KEYS[1], 'retention', ARGV[8], 'status', 'queued', 'attempt', 0, 'seq', -1, 'bytes', 0, 'digest', ARGV[2],
   'created_at', now, 'due_at', math.floor(due), 'queue', KEYS[3], 'queue_bell', KEYS[4], 'line', line, 'place', place,
   'queued_ttl', ARGV[7], unpack(ARGV, 10))
-redis.call('DEL', KEYS[1] .. ':events') -- of an earlier run of this id whose record went first
+redis.call('DEL', KEYS[1] .. ':events', KEYS[1] .. ':settled') -- of an earlier run of this id whose record went first
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('SET', KEYS[2], ARGV[5] .. string.format('%.0f', now) .. ARGV[6], 'PX', ttl)
 redis.call('ZADD', KEYS[5], now, ARGV[1])

@@ -1,0 +1,74 @@
+"""Settled reading: events are held back until no later attempt can void them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from runstream.model import Event, EventId
+from runstream.voids import Voids
+
+
+class Settling:
+    """Holds a reader's events back, in the stream's order, until they are settled.
+
+    An event is settled once the worker has published that its task's result is saved; at the beginning of a later
+    attempt, which voids what it does not keep; and at the run's end. Logic only: the reader feeds it and does the I/O.
+
+    Args:
+        limit: how many events are held. Those beyond are dropped, and read again once the ones before are settled.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: deque[Event] = deque()
+        self._voids: list[Voids] = []
+        self._settled = EventId(0, 0)
+        self._kept_up_to: EventId | None = None
+        self._read_again_after: EventId | None = None
+
+    def take(self, event: Event) -> list[Event]:
+        """Take the stream's next event; return the events that are settled now."""
+        if event.mode in ("attempt", "end"):
+            if voids := Voids.of(event):
+                self._voids.append(voids)
+                self._held = deque(held for held in self._held if not _covers(voids, held))
+            self._settled = max(self._settled, EventId.of(event.id))
+        if not any(_covers(voids, event) for voids in self._voids):
+            self._hold(event)
+        return self._release()
+
+    def settle(self, up_to: EventId) -> list[Event]:
+        """Take it that all events up to this id are settled; return those that are held."""
+        self._settled = max(self._settled, up_to)
+        return self._release()
+
+    def read_again(self) -> EventId | None:
+        """Return the id behind which events were dropped, and the reader has to read again; None if none were."""
+        after = self._read_again_after
+        if after is not None:
+            self._read_again_after = self._kept_up_to = None
+        return after
+
+    def _hold(self, event: Event) -> None:
+        if self._kept_up_to is not None:
+            return
+        if len(self._held) < self._limit or EventId.of(event.id) <= self._settled:
+            self._held.append(event)
+            return
+        # A gap has the id of the event behind it: both are read again.
+        while self._held[-1].mode == "gap":
+            self._held.pop()
+        self._kept_up_to = EventId.of(self._held[-1].id)
+
+    def _release(self) -> list[Event]:
+        released = []
+        while self._held and EventId.of(self._held[0].id) <= self._settled:
+            released.append(self._held.popleft())
+        if not self._held and self._kept_up_to is not None and self._kept_up_to < self._settled:
+            self._read_again_after = self._kept_up_to
+        return released
+
+
+def _covers(voids: Voids, event: Event) -> bool:
+    """Whether an event is void; a gap says that events are missing, and goes only with all of them."""
+    return voids.everything and voids.covers(event) if event.mode == "gap" else voids.covers(event)
