@@ -28,7 +28,7 @@ from runstream_gateway.states import States
 from runstream_gateway.streaming import OpenStreams
 from runstream_gateway.threads import Threads
 from runstream_gateway.webhooks.addresses import Addresses
-from runstream_gateway.webhooks.courier import AT_ONCE, Courier
+from runstream_gateway.webhooks.courier import Courier
 from runstream_gateway.webhooks.payload import Payloads
 from runstream_gateway.webhooks.sending import Sender
 from runstream_worker.checkpoints import open_checkpointer
@@ -143,7 +143,7 @@ async def _courier(
 ) -> Courier:
     addresses = Addresses(settings.webhook_allow)
     sender = await stack.enter_async_context(
-        Sender(addresses, settings.webhook_secret, timeout=settings.webhook_timeout, at_once=AT_ONCE)
+        Sender(addresses, settings.webhook_secret, timeout=settings.webhook_timeout)
     )
     return await stack.enter_async_context(
         Courier(

@@ -7,6 +7,7 @@ process at a time unless one has been away.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,23 @@ from runstream.scripts import Scripts
 _LEASE = 10.0
 _TTL = 7 * 24 * 3600.0
 _TOLD_FOR = 24 * 3600.0
+_ROOM = 1000
+_SHARES_OF_AN_OWNER = 16
+_SHARES_OF_NOBODY = 256
+
+
+def share_of(owner: str, host: str) -> str:
+    """Return the share that a delivery belongs to: shares are handed out in turn.
+
+    The hosts of an owner are spread over 16 shares, so that a silent one delays few of the others, and an owner gets no
+    more turns by having more hosts. Without owners there are 256.
+
+    Args:
+        owner: for whom the run was created, a word without a slash; empty where callers are not known.
+        host: of the receiver.
+    """
+    shares = _SHARES_OF_AN_OWNER if owner else _SHARES_OF_NOBODY
+    return f"{owner}/{int.from_bytes(hashlib.sha256(host.encode()).digest()[:4]) % shares}"
 
 
 class Delivery(NamedTuple):
@@ -54,18 +72,22 @@ class Deliveries:
         self._lease = round(lease * 1000)
 
     async def add(self, delivery: Delivery) -> None:
-        """Write a delivery, which this process looks after at first."""
+        """Write a delivery, which this process looks after at first; its field `share` is what `share_of` returns."""
         await self._write(delivery.id, "new", self._lease, _TTL, delivery.fields)
 
-    async def attend(self, held: Collection[str], more: int) -> Attended:
-        """Go on looking after deliveries, and take on what nobody looks after.
+    async def attend(self, held: Collection[str], more: int, *, room: int = _ROOM) -> Attended:
+        """Go on looking after deliveries, and take on what nobody looks after: of each share in turn.
 
         Args:
             held: the ids of those that this process looks after.
             more: how many are taken on at most.
+            room: how many this process looks after at most. An owner gets a quarter of what is left of it, a share an
+                eighth.
         """
         lost, taken = await self._call(
-            lambda: self._scripts.attend(self._holder, list(held), lease=self._lease, ttl=_ms(_TTL), more=more)
+            lambda: self._scripts.attend(
+                self._holder, list(held), lease=self._lease, ttl=_ms(_TTL), more=more, room=room
+            )
         )
         return Attended(frozenset(lost), [Delivery(one, fields) for one, fields in taken])
 
@@ -73,6 +95,11 @@ class Deliveries:
         """A delivery, also one that was given up within the last day; None where there is none."""
         fields = await self._call(lambda: self._scripts.read_delivery(delivery_id))
         return Delivery(delivery_id, fields) if fields else None
+
+    async def payload(self, delivery_id: str) -> bytes | None:
+        """The field `payload` of a delivery, which `attend` leaves out; None where there is none."""
+        payload: bytes | None = await self._call(lambda: self._scripts.read_payload(delivery_id))
+        return payload
 
     async def change(self, delivery_id: str, fields: Mapping[str, str], *, after: float | None = None) -> bool:
         """Write fields of a delivery that this process looks after; whether it does still.

@@ -150,11 +150,15 @@ class Keys:
 
     @property
     def deliveries(self) -> str:
-        """Sorted set: the deliveries (by id) by the time in ms when somebody has to look after them.
+        """Sorted set: the shares that have deliveries, by the time in ms when their first one is due.
 
-        The scripts spell a delivery's key from it.
+        The scripts spell from it the key of a share, and that of a delivery.
         """
         return f"{self.tag}:deliveries"
+
+    def deliveries_of(self, share: str) -> str:
+        """Sorted set: the deliveries of a share (by id) by the time in ms when a gateway has to attend to them."""
+        return f"{self.tag}:deliveries:{share}"
 
     def rate(self, subject: str) -> str:
         """Hash: what is left of the requests that somebody may make at once."""

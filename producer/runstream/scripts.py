@@ -7,6 +7,7 @@ gets its text. All of them may be sent again after a lost reply, which `docs/PRO
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,7 @@ Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
 
 _PAGE = 1000
-_INCLUDE = "--#include _run.lua\n"
+_INCLUDE = re.compile(r"--#include (\w+\.lua)\n")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def load_script(name: ScriptName) -> Script:
     """Read a script from the package, with what it includes."""
     folder = files("runstream") / "lua"
     text = (folder / f"{name}.lua").read_text("utf-8")
-    text = text.replace(_INCLUDE, (folder / "_run.lua").read_text("utf-8"))
+    text = _INCLUDE.sub(lambda included: (folder / included[1]).read_text("utf-8"), text)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -433,10 +434,10 @@ class Scripts:
         return _text((await self._run("delivery", keys, args))[0])
 
     async def attend(
-        self, holder: str, held: Sequence[str], *, lease: int, ttl: int, more: int
+        self, holder: str, held: Sequence[str], *, lease: int, ttl: int, more: int, room: int
     ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-        """Look after these deliveries, and take up to `more`: the ids that were lost, and the new ones."""
-        lost, taken = await self._run("attend", [self._keys.deliveries], [holder, lease, ttl, more, *held])
+        """Attend to these deliveries, and take up to `more`, `room` in all: the ids that were lost, and the others."""
+        lost, taken = await self._run("attend", [self._keys.deliveries], [holder, lease, ttl, more, room, *held])
         pairs = [(_text(one), list(map(_text, fields))) for one, fields in taken]
         return list(map(_text, lost)), [
             (one, dict(zip(fields[::2], fields[1::2], strict=True))) for one, fields in pairs
@@ -447,6 +448,12 @@ class Scripts:
         key = self._keys.delivery(delivery_id)
         fields = await self._of_master(key, lambda redis: redis.hgetall(key))
         return {_text(field): _text(value) for field, value in fields.items()}
+
+    async def read_payload(self, delivery_id: str) -> bytes | None:
+        """The payload of a delivery; None where there is none."""
+        key = self._keys.delivery(delivery_id)
+        payload: bytes | None = await self._of_master(key, lambda redis: redis.hget(key, "payload"))
+        return payload
 
     def _run_ids(self, run_keys: Sequence[bytes]) -> list[str]:
         return [self._keys.run_id(_text(key)) for key in run_keys]

@@ -8,7 +8,7 @@ import pytest
 from tests.support.cell import Cell
 
 from runstream import Client
-from runstream.deliveries import Deliveries, Delivery
+from runstream.deliveries import Deliveries, Delivery, share_of
 
 ABOUT = {"url": "https://hooks.example.com/", "tries": "0"}
 
@@ -119,3 +119,46 @@ async def test_one_that_has_expired_leaves_the_index(mine: Deliveries, cell: Cel
     await cell.let_pass(11)
     assert await attended(mine) == (set(), [])
     assert await redis.exists(cell.keys.deliveries) == 0
+
+
+async def test_what_is_due_is_handed_out_by_shares_in_turn(mine: Deliveries, other: Deliveries, cell: Cell) -> None:
+    """A hundred overdue deliveries of one owner stand before the only one of another."""
+    for number in range(100):
+        share = share_of("anna", f"host{number}")
+        await mine.add(Delivery(f"a{number}", {**ABOUT, "share": share}))
+    await mine.add(Delivery("b", {**ABOUT, "share": share_of("bert", "hooks")}))
+    await cell.let_pass(20)
+
+    lost, taken = await other.attend((), 50, room=60)
+
+    names = [delivery.id for delivery in taken]
+    assert not lost
+    assert "b" in names
+    assert 10 <= len(names) - 1 <= 15
+    # Who has its share gets no more of them, and what comes of others is still handed out.
+    await mine.add(Delivery("c", {**ABOUT, "share": share_of("carl", "hooks")}))
+    await cell.let_pass(11)
+    assert {"c"} == {one for one in (await attended(other, *names, more=50))[1] if not one.startswith("a")}
+    again = (await other.attend(names, 50, room=60)).taken
+    assert len(again) <= 3
+
+
+async def test_a_share_that_is_empty_or_has_expired_leaves_the_index(mine: Deliveries, cell: Cell) -> None:
+    redis: Any = cell.redis
+    share = share_of("anna", "hooks")
+    await mine.add(Delivery("a", {**ABOUT, "share": share}))
+    assert await redis.zrange(cell.keys.deliveries, 0, -1) == [share.encode()]
+    await redis.delete(cell.keys.deliveries_of(share))
+    await cell.let_pass(11)
+    assert await attended(mine) == (set(), [])
+    assert await redis.exists(cell.keys.deliveries) == 0
+
+
+async def test_a_payload_is_not_handed_out_with_its_delivery(mine: Deliveries, other: Deliveries, cell: Cell) -> None:
+    await mine.add(Delivery("a", ABOUT))
+    await mine.change("a", {"payload": "{}", "payload_bytes": "2"})
+    await cell.let_pass(11)
+    (delivery,) = (await other.attend((), 10)).taken
+    assert delivery.fields == {**ABOUT, "holder": "another", "payload_bytes": "2"}
+    assert await other.payload("a") == b"{}"
+    assert await other.payload("b") is None

@@ -9,10 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, TypedDict
 from uuid import uuid4
 
 import httpx
@@ -21,12 +21,13 @@ from langgraph.graph import START, StateGraph
 from redis.asyncio import Redis
 from tests.support.clock import let_pass
 from tests.support.processes import Processes, Running
+from tests.support.receivers import SECRET, Receiver, hang_up, receivers_check, status
 from tests.support.unsent import unsent
 from tests.support.waiting import until
 from tests.support.workers import Workers
 
 from runstream import Client, InvalidRequest, Status
-from runstream.deliveries import Deliveries, Delivery
+from runstream.deliveries import Deliveries, Delivery, share_of
 from runstream.keys import Keys
 from runstream_gateway.app import create_app
 from runstream_gateway.core import Gateway, open_gateway
@@ -37,100 +38,7 @@ from runstream_gateway.webhooks.sending import Sender
 from runstream_gateway.webhooks.signature import sign
 from runstream_worker.graphs import graph_source
 
-SECRET = "between the two of us"  # noqa: S105 - a test's
 LOOPBACK = ("127.0.0.0/8",)
-Respond = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-def status(code: int, *headers: str) -> Respond:
-    """Answers with a status."""
-
-    async def respond(writer: asyncio.StreamWriter) -> None:
-        lines = [f"HTTP/1.1 {code} Said", "content-length: 0", *headers, "", ""]
-        writer.write("\r\n".join(lines).encode())
-        await writer.drain()
-
-    return respond
-
-
-async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """Says nothing."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a receiver was sent."""
-
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    def is_signed(self, secret: str = SECRET) -> bool:
-        """Whether the receiver that docs/GATEWAY.md shows would take it."""
-        return bool(receivers_check()(secret, self.headers["runstream-signature"], self.body))
-
-
-def receivers_check() -> Callable[..., bool]:
-    """The function that docs/GATEWAY.md shows to receivers."""
-    page = (Path(__file__).parents[2] / "docs" / "GATEWAY.md").read_text("utf-8")
-    code = next(part for part in page.split("```python\n")[1:] if "def is_genuine(" in part).partition("```")[0]
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - our own page
-    check: Callable[..., bool] = names["is_genuine"]
-    return check
-
-
-@dataclass
-class Receiver:
-    """A real HTTP server that answers what it was told to, one after the other, and 200 after that."""
-
-    answers: list[Respond] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    port: int = 0
-    _server: asyncio.Server | None = None
-    _open: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def url(self, path: str = "/ended?token=hidden") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    async def called(self, times: int = 1) -> list[Call]:
-        """Wait until it was called so often."""
-        await until(lambda: len(self.calls) >= times, f"{times} calls of the webhook")
-        return self.calls
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
-        # Cancelled: the test is over. Streams tell of it as of an error.
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-            body = await reader.readexactly(int(headers["content-length"]))
-            respond = self.answers.pop(0) if self.answers else status(200)
-            self.calls.append(Call(head[0].split(" ")[1], headers, body))
-            await respond(writer)
-        writer.close()
-        with suppress(ConnectionError, asyncio.CancelledError):
-            await writer.wait_closed()
 
 
 class State(TypedDict, total=False):
@@ -451,7 +359,8 @@ async def test_a_run_that_is_due_later_is_looked_at_later(
     run_id = await here.run("adds", receiver.url(), after_seconds=2000)
 
     async def so() -> bool:
-        return (await redis.zscore(Keys(namespace).deliveries, run_id) or 0) > (time.time() + 1000) * 1000
+        share = share_of("", "127.0.0.1")
+        return (await redis.zscore(Keys(namespace).deliveries_of(share), run_id) or 0) > (time.time() + 1000) * 1000
 
     await until(so, "nobody waits for it")
 
@@ -693,7 +602,7 @@ async def test_a_name_that_changes_its_mind_is_not_followed(receiver: Receiver) 
     addresses = Addresses(resolve=resolve)
     url = f"http://hooks.example.com:{receiver.port}/"
     await addresses.check(url)
-    async with Sender(addresses, None, timeout=5, at_once=1) as sender:
+    async with Sender(addresses, None, timeout=5) as sender:
         answer = await sender.send("id", url, b"{}")
     assert (answer.done, answer.again, receiver.calls) == (False, False, [])
 
@@ -705,7 +614,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_called(receiver: 
         asked.append(host)
         return ["127.0.0.1"]
 
-    async with Sender(Addresses(LOOPBACK, resolve=resolve), None, timeout=5, at_once=1) as sender:
+    async with Sender(Addresses(LOOPBACK, resolve=resolve), None, timeout=5) as sender:
         # No resolver in the world knows this name, so nobody else was asked for it.
         answer = await sender.send("id", f"http://hooks.invalid:{receiver.port}/", b"{}")
     assert answer.done
@@ -720,7 +629,7 @@ async def test_a_name_that_has_no_address_just_now_is_tried_again() -> None:
     addresses = Addresses(resolve=resolve)
     with pytest.raises(WebhookUnresolved):
         await addresses.check("https://hooks.example.com/")
-    async with Sender(addresses, None, timeout=5, at_once=1) as sender:
+    async with Sender(addresses, None, timeout=5) as sender:
         answer = await sender.send("id", "https://hooks.example.com/", b"{}")
     assert (answer.done, answer.again) == (False, True)
 

@@ -22,6 +22,7 @@ from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
 from runstream_gateway.runs import new_run_json
 from runstream_gateway.submit import Submission, configurable_headers, run_spec
+from runstream_gateway.webhooks.sharing import owner_key
 
 _TOLD_WITHIN = 3600.0
 _THREAD_TOLD_WITHIN = 2.0
@@ -76,7 +77,7 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     thread_id = check_uuid(thread_id, "thread_id")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, thread_id, body)
-    await access.gateway.courier.check(body.webhook)
+    await access.gateway.courier.check(body.webhook, owner=owner_key(access.caller.identity))
     assistant = await _assistant(access, body.assistant_id)
     thread = await _thread(access, thread_id, body, metadata, allowed)
     fields = await _context_fields(access, assistant, body)
@@ -126,7 +127,7 @@ async def _stateless(
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
-    await access.gateway.courier.check(body.webhook, checked)
+    await access.gateway.courier.check(body.webhook, checked, owner=owner_key(access.caller.identity))
     assistant = await _assistant(access, body.assistant_id)
     thread = _new_thread(new_id(), metadata) if body.on_completion == "keep" else None
     fields = await _context_fields(access, assistant, body)
@@ -158,7 +159,9 @@ async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
     async with gateway.limiter.runs(access.caller, run_ids), AsyncExitStack() as expected:
         threads = [await _existing_thread(access, plan) for plan in plans]
         for plan in plans:
-            expecting = gateway.courier.expecting(plan.submission.run_id, plan.submission.body.webhook)
+            expecting = gateway.courier.expecting(
+                plan.submission.run_id, plan.submission.body.webhook, owner=owner_key(access.caller.identity)
+            )
             await expected.enter_async_context(expecting)
         runs = await gateway.client.enqueue_prepared([plan.prepared for plan in plans])
     for plan, thread in zip(plans, threads, strict=True):

@@ -58,38 +58,44 @@ class Addresses:
         allowed = [read_allowed(one) for one in allow]
         self._hosts = frozenset(one for one in allowed if isinstance(one, str))
         self._networks = tuple(one for one in allowed if not isinstance(one, str))
-        self._resolve = resolve or Resolver()
+        self._resolve = resolve
+        self._resolver = Resolver()
 
-    async def check(self, url: str, checked: set[str] | None = None) -> None:
+    async def check(self, url: str, checked: set[str] | None = None, *, owner: str = "") -> None:
         """Look whether a URL would be called now.
 
         Args:
             url: it.
             checked: hosts that were found right a moment ago, to which this one is added.
+            owner: whose share of the lookups it counts for.
 
         Raises:
             WebhookRefused: it would not.
             WebhookUnresolved: its host has no address.
-            WebhookBusy: that was not looked up.
+            WebhookBusy: too many other names are being looked up.
         """
         host = read_url(url).raw_host.decode("ascii")
         if checked is not None and host in checked:
             return
-        await self.of(host)
+        await self.of(host, owner=owner)
         if checked is not None:
             checked.add(host)
 
-    async def of(self, host: str) -> list[str]:
+    async def of(self, host: str, *, owner: str = "", waits: bool = False) -> list[str]:
         """The addresses by which a host is called.
+
+        Args:
+            host: it.
+            owner: whose share of the lookups it counts for.
+            waits: wait some seconds for a place where too many other names are being looked up.
 
         Raises:
             WebhookRefused: one of them is not public, and neither it nor the host is allowed.
             WebhookUnresolved: it has none.
-            WebhookBusy: that was not looked up.
+            WebhookBusy: too many other names are being looked up.
         """
         try:
-            async with asyncio.timeout(_RESOLVED_WITHIN):
-                found = [host] if _is_address(host) else await self._resolve(host)
+            found = [host] if _is_address(host) else await self._look_up(host, owner, waits=waits)
         except ResolverBusy:
             raise WebhookBusy(f"too many names are being looked up; the host {host!r} was not") from None
         except (OSError, UnicodeError, TimeoutError) as error:
@@ -100,6 +106,12 @@ class Addresses:
             for address in map(ipaddress.ip_address, found):
                 self._check(address, host)
         return list(found)
+
+    async def _look_up(self, host: str, owner: str, *, waits: bool) -> Sequence[str]:
+        if self._resolve is not None:
+            async with asyncio.timeout(_RESOLVED_WITHIN):
+                return await self._resolve(host)
+        return await self._resolver(host, owner, within=_RESOLVED_WITHIN, waits=waits)
 
     def _check(self, address: Address, host: str) -> None:
         if self._is_allowed(address):

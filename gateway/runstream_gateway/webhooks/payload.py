@@ -14,6 +14,9 @@ from runstream_gateway.runs import run_json
 from runstream_gateway.states import States
 from runstream_gateway.told_errors import error_of
 
+MOST_BYTES = 10 * 1024 * 1024
+"""What a payload may have. Values that make it longer are left out."""
+
 
 class Payloads:
     """Makes what is told, and keeps it beside the wish that it be told: the run may go before that.
@@ -37,10 +40,10 @@ class Payloads:
         if delivery is None or "payload" in delivery.fields:
             return
         with suppress(RunNotFound):
-            await self._deliveries.supply(run_id, {"payload": await self.of(run_id)})
+            await self._deliveries.supply(run_id, await self.fields_of(run_id))
 
-    async def of(self, run_id: str) -> str:
-        """What is told of a run that has ended, JSON.
+    async def fields_of(self, run_id: str) -> dict[str, str]:
+        """Return the fields of a delivery that its payload makes up: `payload`, JSON, and `payload_bytes`, its size.
 
         Raises:
             RunNotFound: it has gone.
@@ -49,14 +52,18 @@ class Payloads:
         run = run_json(info, await self._client.request(run_id))
         error = info.error.model_dump() if info.error else None
         told = error_of(info.status, error, show=self._show_errors)
+        values = await self._values(info)
         payload = {
             **run,
             "run_started_at": iso(info.started_at),
             "run_ended_at": iso(info.ended_at),
-            "values": await self._values(info),
+            "values": values,
             **({} if told is None else {"error": told}),
         }
-        return dumps(payload).decode()
+        encoded = dumps(payload)
+        if len(encoded) > MOST_BYTES:
+            encoded = dumps({**payload, "values": None, "values_left_out": f"{len(encoded):,} bytes"})
+        return {"payload": encoded.decode(), "payload_bytes": str(len(encoded))}
 
     async def _values(self, info: RunInfo) -> Any:
         """What a run has returned; of one that failed or was stopped, what it has saved."""
