@@ -2,13 +2,33 @@
 
 Every key of a cell carries the cell's hash tag, `{<namespace>:<cell>}`, so that a script touches one slot of a Redis
 Cluster. arq's own keys are built around the job id, which is the run's key and so carries the tag too.
+
+The name of a graph is any text. It is percent-encoded where it is part of a key or of a list.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from urllib.parse import quote, unquote
+
 from runstream.errors import InvalidRequest
 
 _FORBIDDEN_IN_NAMESPACE = frozenset("{}: \t\r\n")
+
+
+def quoted(graph: str) -> str:
+    """Percent-encode a graph's name: letters, digits, `_`, `.`, `-` and `~` stay, of all else each byte is `%XX`."""
+    return quote(graph, safe="")
+
+
+def join_names(graphs: Iterable[str]) -> str:
+    """Write the names of graphs as one text."""
+    return ",".join(map(quoted, graphs))
+
+
+def split_names(text: str) -> list[str]:
+    """Read the names of graphs that `join_names` wrote."""
+    return [unquote(name) for name in text.split(",")]
 
 
 class Keys:
@@ -47,11 +67,11 @@ class Keys:
 
     def queue(self, graph: str) -> str:
         """Sorted set: the runs that wait for a worker that has this graph, by due time in ms. An arq queue."""
-        return f"{self.tag}:queue:{graph}"
+        return f"{self.tag}:queue:{quoted(graph)}"
 
     def bell(self, graph: str) -> str:
         """List: one element per run enqueued; idle workers block on it."""
-        return f"{self.tag}:bell:{graph}"
+        return f"{self.tag}:bell:{quoted(graph)}"
 
     def thread(self, thread_id: str) -> str:
         """Sorted set: a thread's line, its runs that have not ended: by due time in ms, and 0 once they have begun."""

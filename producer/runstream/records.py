@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from runstream.index_pages import NewestFirst
-from runstream.keys import Keys
+from runstream.keys import Keys, split_names
 from runstream.missing import Call, read_run
 from runstream.model import ErrorInfo, EventId, RunInfo, Status, WorkerInfo, from_ms
 from runstream.pipelining import pipelined
@@ -205,7 +205,7 @@ def _is_there(values: Sequence[bytes | None], thread_id: str | None = None) -> b
 def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> WorkerInfo:
     said: dict[str, Any] = {field.decode(): value.decode() for field, value in record.items()}
     times = {field: from_ms(int(said[field])) for field in ("started_at", "beat_at")}
-    return WorkerInfo.model_validate({**said, "worker_id": worker_id, "graphs": said["graphs"].split(","), **times})
+    return WorkerInfo.model_validate({**said, "worker_id": worker_id, "graphs": split_names(said["graphs"]), **times})
 
 
 def _kept(run_id: str, values: Sequence[Any]) -> KeptRequest:

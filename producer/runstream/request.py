@@ -23,8 +23,9 @@ from runstream.jsonable import to_jsonable
 from runstream.model import STRATEGIES, STREAM_MODES, Strategy, StreamMode, check_run_id, new_run_id
 from runstream.settings import check_number
 
-_GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_LONGEST_GRAPH_NAME = 255
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _WHAT_A_KEY_IS = "must be 1 to 255 characters of text, none of them a control character"
 _LONGEST_REASON = 1000
 DEFAULT_ATTEMPTS = 3
@@ -149,7 +150,7 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     thread_id = _thread(options)
     command = command_to_jsonable(input, "input") if is_command(input) else None
     fields: dict[str, Any] = {
-        "graph": _graph(graph),
+        "graph": check_graph_name(graph),
         # The id is not part of the request: the same request under a key again is the same, though ids are made anew.
         "thread_id": thread_id or "",
         "input": None if command is not None else to_jsonable(input, "input"),
@@ -246,9 +247,18 @@ def _check_size(size: int, max_bytes: int) -> None:
         )
 
 
-def _graph(name: object) -> str:
-    if not isinstance(name, str) or not _GRAPH_NAME.fullmatch(name):
-        raise InvalidRequest("graph", f"{name!r} is no graph name: letters, digits, '_', '.', '-', at most 128")
+def check_graph_name(name: object) -> str:
+    """Check the name of a graph: any text that UTF-8 can carry, of at most 255 bytes.
+
+    Raises:
+        InvalidRequest: no graph can have this name.
+    """
+    size = len(name.encode("utf-8", "surrogatepass")) if isinstance(name, str) else 0
+    if not isinstance(name, str) or not 0 < size <= _LONGEST_GRAPH_NAME or _SURROGATE.search(name):
+        shown = (
+            f"{name[:40]!r}... ({size:,} bytes)" if isinstance(name, str) and size > _LONGEST_GRAPH_NAME else repr(name)
+        )
+        raise InvalidRequest("graph", f"{shown} must be a graph's name: 1 to {_LONGEST_GRAPH_NAME} bytes of UTF-8 text")
     return name
 
 

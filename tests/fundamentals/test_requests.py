@@ -14,7 +14,7 @@ from langgraph.types import Command as LangGraphCommand
 from redis.asyncio import Redis
 
 from runstream import Client, ClientSettings, Command, InvalidRequest, RunSpec, RunstreamError, Send
-from runstream.keys import Keys
+from runstream.keys import Keys, join_names, split_names
 from runstream.model import new_run_id
 from runstream.request import RunRequest, prepare
 
@@ -92,10 +92,41 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
     assert str(caught.value).startswith(caught.value.field)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a:b", "{a}", "x" * 129, None, 5])
+@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128, "half \ud83d", None, 5])
 def test_a_wrong_graph_name_is_refused(name: Any) -> None:
-    with pytest.raises(InvalidRequest, match=r"^graph: .* is no graph name"):
+    with pytest.raises(InvalidRequest, match=r"^graph: .* must be a graph's name: 1 to 255 bytes of UTF-8 text"):
         prepare(name, None, {}, max_bytes=LIMIT)
+
+
+NAMES = [
+    "Deep Researcher",
+    "a:b",
+    "{a}",
+    "a,b",
+    "a%2Cb",
+    "größe 🚀",
+    "x" * 255,
+    "a/b?c#d",
+    "*",
+    "line\nbreak",
+    "__proto__",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_other_text_is_a_graphs_name_and_keys_keep_their_slot(name: str) -> None:
+    assert prepare(name, None, {}, max_bytes=LIMIT).request.graph == name
+    keys = Keys("ns")
+    for key in (keys.queue(name), keys.bell(name)):
+        assert key.startswith("{ns:0}:")
+        assert key.isascii()
+        assert key[len("{ns:0}:") :].isprintable()
+        assert not {"{", "}", " ", "*", ","} & set(key[len("{ns:0}:") :])
+
+
+def test_names_in_a_list_stay_apart() -> None:
+    assert split_names(join_names(NAMES)) == NAMES
+    assert split_names("agent,other.v2_x-y") == ["agent", "other.v2_x-y"]
 
 
 @pytest.mark.parametrize(

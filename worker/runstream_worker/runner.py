@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from runstream import __version__
 from runstream.connection import connect
-from runstream.keys import Keys
+from runstream.keys import Keys, join_names
 from runstream.model import Status, StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
@@ -325,7 +325,7 @@ def _about(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> dict[
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "graphs": ",".join(graphs),
+        "graphs": join_names(graphs),
         "concurrency": settings.concurrency,
         "version": __version__,
         "started_at": time.time_ns() // 1_000_000,
