@@ -86,6 +86,7 @@ class TestTargets:
             ("chat=agent:graph", "chat", "agent:graph"),
             ("my-chat.v2=./a/b.py", "my-chat.v2", "./a/b.py"),
             ("./x=y/agent.py:graph", None, "./x=y/agent.py:graph"),
+            ("Deep Researcher=./a/b.py", "Deep Researcher", "./a/b.py"),
             (" pkg.mod ", None, "pkg.mod"),
             ("conf/langgraph.json", None, "conf/langgraph.json"),
         ],
@@ -420,11 +421,12 @@ class TestImporting:
 
 class TestLanggraphJson:
     async def test_all_its_graphs(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("RUNSTREAM_TEST_KEPT", "from outside")
-        monkeypatch.setenv("RUNSTREAM_TEST_SET", "")
-        monkeypatch.delenv("RUNSTREAM_TEST_SET")
+        monkeypatch.setenv("SET_BY_BOTH", "the shell")
+        monkeypatch.setenv("RUNSTREAM_SET_BY_BOTH", "the shell")
+        monkeypatch.setenv("SET_BY_FILE", "")
+        monkeypatch.delenv("SET_BY_FILE")
         write("app/lib/helper.py", "NAME = 'helped'", base="")
-        write("app/bots/chat.py", "import helper, os\ngraph = builder(helper.NAME + os.environ['RUNSTREAM_TEST_SET'])")
+        write("app/bots/chat.py", "import helper, os\ngraph = builder(helper.NAME + os.environ['SET_BY_FILE'])")
         write("app/bots/other.py", "def make(config): return builder('made')")
         write(
             "app/langgraph.json",
@@ -435,7 +437,7 @@ class TestLanggraphJson:
                 "other": {"path": "bots.other:make", "description": "makes things"}
               },
               "dependencies": [".", "./lib", "langgraph>=1"],
-              "env": {"RUNSTREAM_TEST_SET": "!", "RUNSTREAM_TEST_KEPT": "from the file"}
+              "env": {"SET_BY_FILE": "!", "SET_BY_BOTH": "the file", "RUNSTREAM_SET_BY_BOTH": "the file"}
             }""",
             base="",
         )
@@ -443,8 +445,9 @@ class TestLanggraphJson:
         assert [await answer(source) for source in graphs.values()] == ["helped!", "made"]
         assert {name: source.description for name, source in graphs.items()} == {"chat": None, "other": "makes things"}
         assert graphs.warnings == ()
-        assert os.environ["RUNSTREAM_TEST_KEPT"] == "from outside"
-        monkeypatch.delenv("RUNSTREAM_TEST_SET")
+        assert os.environ["SET_BY_BOTH"] == "the file"
+        assert os.environ["RUNSTREAM_SET_BY_BOTH"] == "the shell"
+        monkeypatch.delenv("SET_BY_FILE")
 
     def test_beside_other_targets(self, write: Write, tmp_path: Path) -> None:
         write("bot.py", "graph = builder()")
@@ -482,7 +485,9 @@ class TestLanggraphJson:
             ('{"graphs": {"a": "b.py:c"}, "dependencies": "."}', "'dependencies' must be a list"),
             ('{"graphs": {"a": "b.py:c"}, "dependencies": ["./no"]}', "'dependencies[0]' './no' is not a folder"),
             ('{"graphs": {"a": "b.py:c"}, "env": {"PORT": 80}}', "'env.PORT' must be a string (write \"80\")"),
-            ('{"graphs": {"a": "b.py:c"}, "env": ".env"}', "'env' '.env' is not a file"),
+            ('{"graphs": {"a": "b.py:c"}, "env": "."}', "'env' '.' is a folder, not an env file"),
+            ('{"graphs": {"": "b.py:c"}}', "'graphs' has an entry whose name no graph can have: graph: '' must be"),
+            ('{"graphs": {"' + "é" * 128 + '": "b.py:c"}}', "(256 bytes) must be a graph's name: 1 to 255 bytes"),
             ('{"graphs": {"a": "b.py:c"}, "env": []}', "'env' must be an object of strings"),
         ],
     )
@@ -505,6 +510,7 @@ class TestLanggraphJson:
             export EXPORTED = yes
             HASH=a#b
             EMPTY=
+            IS='it is'
             SINGLE='as ${IS} \n' # quoted
             DOUBLE="two\nlines # \"in\""
             """,
@@ -516,24 +522,42 @@ class TestLanggraphJson:
             "EXPORTED": "yes",
             "HASH": "a#b",
             "EMPTY": "",
-            "SINGLE": r"as ${IS} \n",
+            "IS": "it is",
+            "SINGLE": r"as it is \n",
             "DOUBLE": 'two\nlines # "in"',
         }
 
-    @pytest.mark.parametrize(
-        ("line", "says"),
-        [
-            ("NO VALUE", ".env:1: must be NAME=value"),
-            ("A='open", "opens a quote"),
-            ("A=${B}", "refers to another variable"),
-        ],
-    )
-    def test_mistakes_in_an_env_file(self, write: Write, line: str, says: str) -> None:
-        write(".env", line, base="")
+    def test_an_env_file_in_python_dotenvs_dialect(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OF_SHELL", "sh")
+        monkeypatch.setenv("OF_BOTH", "shell")
+        monkeypatch.setenv("ALONE", "shell")
+        lines = [
+            "OF_BOTH=file",
+            "A=${OF_SHELL} ${OF_BOTH} ${NOWHERE:-else}",
+            'B="one',
+            'two"',
+            "ALONE",
+            "no value = ! x",
+        ]
+        write(".env", "\n".join(lines), base="")
+        write("b.py", "c = builder()")
         path = write("langgraph.json", '{"graphs": {"a": "b.py:c"}, "env": ".env"}', base="")
-        with pytest.raises(GraphLoadError) as caught:
-            read_langgraph_json(path)
-        assert says in str(caught.value)
+        loaded = load_graphs([], config_file=path)
+        assert os.environ["A"] == "sh file else"
+        assert os.environ["B"] == "one\ntwo"
+        assert "ALONE" not in os.environ
+        assert [one.partition(": ")[2] for one in loaded.warnings] == [
+            f"'env' leaves out what is not NAME=value: {path.parent / '.env'}:6"
+        ]
+        for name in ("A", "B"):
+            monkeypatch.delenv(name)
+
+    def test_an_env_file_that_is_missing_is_a_warning(self, write: Write) -> None:
+        write("b.py", "c = builder()")
+        path = write("langgraph.json", '{"graphs": {"a": "b.py:c"}, "env": ".env"}', base="")
+        loaded = load_graphs([], config_file=path)
+        assert list(loaded) == ["a"]
+        assert loaded.warnings == (f"{path}: 'env' has no effect: there is no file {path.parent / '.env'}",)
 
 
 class TestGivenInCode:

@@ -54,20 +54,26 @@ def _count(redis: Redis, key: str) -> int:
 
 
 @asynccontextmanager
-async def served(*arguments: str, worker: bool = True) -> AsyncIterator[Served]:
-    """Start Redis, a worker and a gateway, as an operator starts them."""
+async def served(*arguments: str, worker: bool = True, config: Path = GRAPHS) -> AsyncIterator[Served]:
+    """Start Redis, a worker and a gateway, as an operator starts them.
+
+    Args:
+        arguments: the gateway's further ones.
+        worker: whether there is a worker.
+        config: the project's `langgraph.json`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         async with (
             RedisServer(Path(folder), fsync="no") as redis,
             Processes(redis.url, NAMESPACE, Path(folder)) as processes,
         ):
             if worker:
-                await processes.worker("--config", str(GRAPHS))
+                await processes.worker("--config", str(config))
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = str(probe.getsockname()[1])
             process = await processes.start(
-                "gateway", "--config", str(GRAPHS), "--host", "127.0.0.1", "--port", port, *arguments
+                "gateway", "--config", str(config), "--host", "127.0.0.1", "--port", port, *arguments
             )
             gateway = Served(f"http://127.0.0.1:{port}", redis.url, process, processes)
             await until(lambda: _answers(gateway), "the gateway answers")

@@ -41,7 +41,9 @@ from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 _Factory: TypeAlias = Callable[[RunnableConfig], object]
 
-_NAMED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+# A name with one of `/ \\ : =` can be given by a langgraph.json only: here it could be a part of a path.
+_NAMED = re.compile(r"([^./\\:=][^/\\:=]*)=(.*)", re.DOTALL)
+_OWN_VARIABLES = ("RUNSTREAM_", "LANGGRAPH_STRICT_MSGPACK")
 _DEFAULT_NAME = "agent"
 _DEFAULT_ATTRIBUTES = ("graph", "agent")
 
@@ -164,8 +166,7 @@ class LoadedGraphs(Mapping[str, GraphSource]):
 def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> LoadedGraphs:
     """Import what the targets name and check that it can be run.
 
-    A `langgraph.json` changes this process: its `env` is set where the environment does not have the variable already,
-    and its local `dependencies` become importable.
+    A `langgraph.json` changes this process: its `env` is set, and its local `dependencies` become importable.
 
     Args:
         targets: each `[NAME=]TARGET`, as described above.
@@ -227,8 +228,7 @@ def _load_target(target: Target, alone: bool) -> GraphSource:
 def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]:
     config = read_langgraph_json(path)
     projects.append(config)
-    for name, value in config.env.items():
-        os.environ.setdefault(name, value)
+    _set_environment(config.env)
     for folder in reversed(config.import_paths):
         make_importable(folder)
     sources = []
@@ -237,6 +237,21 @@ def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]
             _, loaded = _load(entry.location, config.path.parent)
         sources.append(GraphSource(entry.name, entry.location, loaded, entry.description))
     return sources
+
+
+def _set_environment(env: Mapping[str, str | None]) -> None:
+    """Set a project's variables; the project wins over the shell, as in LangGraph's development server.
+
+    What configures this process itself keeps the value that it was started with: `runstream dev` hands its Redis over
+    this way.
+    """
+    for name, value in env.items():
+        if name in os.environ and name.startswith(_OWN_VARIABLES):
+            continue
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _load(location: str, folder: Path) -> tuple[str, Graph | _Factory]:

@@ -13,10 +13,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runstream.errors import GraphLoadError
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from runstream.errors import GraphLoadError, InvalidRequest
+from runstream.request import check_graph_name
 
 _USED = ("graphs", "dependencies", "env", "checkpointer")
 _GATEWAY = ("auth", "http")
@@ -28,9 +33,6 @@ _SERVER = frozenset({"store", "encryption", "ui", "ui_config"})
 _SILENT = frozenset({"$schema"})
 
 _MOST_MINUTES = 1e7
-_ENV_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
-_QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)\s*(?:\#.*)?""")
-_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\"": '"', r"\\": "\\"}
 _REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -58,12 +60,17 @@ class ConfiguredCheckpointer:
 
 @dataclass(frozen=True)
 class LanggraphJson:
-    """What a worker takes from a `langgraph.json`; `gateway` has the entries that are the gateway's, as they stand."""
+    """What a worker takes from a `langgraph.json`.
+
+    Attributes:
+        env: the variables to set; None for those to remove.
+        gateway: the entries that are the gateway's, as they stand.
+    """
 
     path: Path
     graphs: tuple[ConfiguredGraph, ...]
     import_paths: tuple[Path, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str | None]
     warnings: tuple[str, ...]
     checkpointer: ConfiguredCheckpointer = field(default_factory=ConfiguredCheckpointer)
     gateway: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -150,8 +157,10 @@ class _Reader:
 
     def _graph(self, name: str, entry: object) -> ConfiguredGraph:
         key = f"graphs.{name}"
-        if not name.strip():
-            self._fail("graphs", "has an entry without a name")
+        try:
+            check_graph_name(name)
+        except InvalidRequest as error:
+            self._fail("graphs", f"has an entry whose name no graph can have: {error}")
         description = None
         if isinstance(entry, dict):
             for unknown in entry.keys() - {"path", "description"}:
@@ -240,9 +249,9 @@ class _Reader:
         except importlib.metadata.PackageNotFoundError:
             self._warn(key, f"{requirement!r} is not installed, and a worker installs nothing: pip install it")
 
-    def _env(self, env: object) -> dict[str, str]:
+    def _env(self, env: object) -> dict[str, str | None]:
         if isinstance(env, str):
-            return self._env_file(env)
+            return self._env_file(env) if env.strip() else {}
         if not isinstance(env, dict):
             self._fail("env", f"must be an object of strings or the path of an env file, not {_json_type(env)}")
         for name, value in env.items():
@@ -250,44 +259,27 @@ class _Reader:
                 self._fail(f"env.{name}", f'must be a string (write "{json.dumps(value)}"), not {_json_type(value)}')
         return env
 
-    def _env_file(self, location: str) -> dict[str, str]:
+    def _env_file(self, location: str) -> dict[str, str | None]:
+        """Read an env file; `${NAME}` stands for a variable of the file, else of the environment.
+
+        A file that is missing is no error: `.env` is in no repository, and whoever deploys sets the variables.
+        """
         path = (self._folder / location).resolve()
-        if not path.is_file():
-            self._fail("env", f"{location!r} is not a file (looked for {path})")
-        result: dict[str, str] = {}
-        for number, raw in enumerate(self._text(path).splitlines(), start=1):
-            line = raw.strip()
-            if line and not line.startswith("#"):
-                name, value = _env_line(line, f"{path}:{number}")
-                result[name] = value
-        return result
+        if not path.exists():
+            self._warn("env", f"has no effect: there is no file {path}")
+            return {}
+        if path.is_dir():
+            self._fail("env", f"{location!r} is a folder, not an env file ({path})")
+        text = self._text(path)
+        for unread in (binding.original for binding in parse_stream(StringIO(text)) if binding.error):
+            self._warn("env", f"leaves out what is not NAME=value: {path}:{unread.line}")
+        return dict(dotenv_values(stream=StringIO(text)))
 
     def _warn(self, key: str, reason: str) -> None:
         self._warnings.append(f"{self._path}: {key!r} {reason}")
 
     def _fail(self, key: str | None, problem: str) -> NoReturn:
         raise GraphLoadError(f"{self._path}: {problem}" if key is None else f"{self._path}: {key!r} {problem}")
-
-
-def _env_line(line: str, place: str) -> tuple[str, str]:
-    """Split one `NAME=value` line of an env file; quotes and comments as python-dotenv has them."""
-    match = _ENV_LINE.fullmatch(line)
-    if match is None:
-        raise GraphLoadError(f"{place}: must be NAME=value, # a comment, or empty")
-    name, value = match.groups()
-    if value[:1] in {"'", '"'}:
-        quoted = _QUOTED.fullmatch(value)
-        if quoted is None:
-            raise GraphLoadError(f"{place}: the value of {name} opens a quote that does not end on its line")
-        text = quoted["text"]
-        if quoted["quote"] == "'":
-            return name, text
-        value = re.sub(r"\\.", lambda found: _ESCAPES.get(found.group(), found.group()), text)
-    else:
-        value = re.sub(r"(^|\s)#.*", "", value).rstrip()
-    if "${" in value:
-        raise GraphLoadError(f"{place}: {name} refers to another variable; write it out, or put it in single quotes")
-    return name, value
 
 
 def _json_type(value: object) -> str:
