@@ -16,7 +16,7 @@ async def main(topic: str) -> None:
     async with Client() as client:
         run = await client.enqueue("research", {"topic": topic}, stream_mode="messages")
         try:
-            async for text in client.text(run.run_id, node="write"):
+            async for text in client.text(run.run_id, node="write", settled=True):
                 print(text, end="", flush=True)
         except RunFailedError as error:  # raised behind the text that had come by then
             sys.exit(f"\n{error}")

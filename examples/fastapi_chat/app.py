@@ -19,7 +19,7 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from runstream import Client, EventId, InvalidRequest, RunFailedError, RunNotFound
+from runstream import Client, EventId, InvalidRequest, Retraction, RunFailedError, RunNotFound
 
 
 class Question(BaseModel):
@@ -90,8 +90,11 @@ async def _frames(client: Client, run_id: str, after: str | None) -> AsyncIterat
     Where a worker has died and another says some of it again, `replace` has the whole text that stands now.
     """
     try:
-        async for text in client.text(run_id, after=after):
-            yield _frame(text.event_id, "replace" if text.replaces else "token", text)
+        async for piece in client.text(run_id, after=after):
+            if isinstance(piece, Retraction):
+                yield _frame(piece.event_id, "replace", piece.text)
+            else:
+                yield _frame(piece.event_id, "token", piece)
         info = await client.get(run_id)
     except RunFailedError as failed:
         info = failed.info

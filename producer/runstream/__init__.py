@@ -2,7 +2,7 @@
 
 >>> async with Client.from_url("redis://localhost:6379/0") as client:          # doctest: +SKIP
 ...     run = await client.enqueue("agent", {"messages": [("user", "hi")]}, stream_mode="messages")
-...     async for text in client.text(run.run_id):
+...     async for text in client.text(run.run_id, settled=True):
 ...         print(text, end="")
 """
 
@@ -32,7 +32,7 @@ from runstream.fold import Fold
 from runstream.model import ErrorInfo, Event, EventId, Holder, RunInfo, Status, StopResult, WorkerInfo
 from runstream.request import RunOptions, RunRequest
 from runstream.settings import ClientSettings
-from runstream.spoken import SpokenText, Text
+from runstream.spoken import Retraction, SpokenText, Text
 from runstream.stream import EventStream
 from runstream.text import text_of
 from runstream.voids import Voids
@@ -57,6 +57,7 @@ __all__ = [
     "Holder",
     "InvalidRequest",
     "ProtocolError",
+    "Retraction",
     "Run",
     "RunActive",
     "RunErrored",

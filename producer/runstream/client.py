@@ -39,9 +39,10 @@ from runstream.requeue import prepare_again, request_of
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
 from runstream.settled import Settling
-from runstream.spoken import SpokenText, Text
+from runstream.spoken import Part, Retraction, SpokenText, Text
 from runstream.stream import EventStream
 from runstream.tail import Tails
+from runstream.text import text_of
 from runstream.voids import Voids
 from runstream.waiting import Waiting, WaitingRuns
 
@@ -399,19 +400,45 @@ class Client:
         """How many readers of this client are caught up and wait for news: a figure for metrics."""
         return self._tails.watching
 
+    @overload
+    def text(
+        self,
+        run_id: str,
+        *,
+        node: str | Sequence[str] | None = None,
+        after: str | None = None,
+        settled: Literal[True],
+    ) -> AsyncIterator[Text]: ...
+    @overload
+    def text(
+        self,
+        run_id: str,
+        *,
+        node: str | Sequence[str] | None = None,
+        after: str | None = None,
+        settled: bool = False,
+    ) -> AsyncIterator[Text | Retraction]: ...
     async def text(
-        self, run_id: str, *, node: str | Sequence[str] | None = None, after: str | None = None
-    ) -> AsyncIterator[Text]:
+        self,
+        run_id: str,
+        *,
+        node: str | Sequence[str] | None = None,
+        after: str | None = None,
+        settled: bool = False,
+    ) -> AsyncIterator[Text | Retraction]:
         """The tokens of a run's AI messages, as text.
 
-        Where a worker has died, the next one may have to say something again. What has become void is taken back: a
-        piece that `replaces` is not one more, but the whole text of the run that stands now.
+        Where a worker has died, the next one may have to say something again. What has become void is taken back by a
+        `Retraction`, which is no `str`: its `text` is the whole text of the run that stands, in the place of all pieces
+        before it. A reader that cannot take text back asks for settled text.
 
         Args:
             run_id: the run; it must stream `messages`.
             node: only those of this node, or of one of these.
-            after: the id of the last event that is known already (`Text.event_id`). A piece that replaces is the text
-                of the whole run all the same.
+            after: the id of the last event that is known already (`Text.event_id`). A retraction has the text of the
+                whole run all the same.
+            settled: only text that no later attempt can void, so without a `Retraction`; a task's text comes when the
+                task has finished (see `tail`).
 
         Raises:
             InvalidRequest: the run does not stream `messages`.
@@ -419,6 +446,27 @@ class Client:
         """
         await self._check_streams_messages(run_id)
         nodes = _names(node)
+        pieces = self._settled_pieces if settled else self._pieces
+        async for piece in pieces(run_id, nodes, after):
+            yield piece
+        await self.wait(run_id)
+
+    async def _settled_pieces(
+        self, run_id: str, nodes: frozenset[str] | None, after: str | None
+    ) -> AsyncIterator[Text | Retraction]:
+        spoken = SpokenText(nodes)
+        async with self.tail(run_id, after=after, settled=True) as events:
+            async for event in events:
+                piece = spoken.apply(event)
+                if isinstance(piece, Text):
+                    yield piece
+                elif piece is not None and event.mode == "messages":
+                    # Nothing is void: a node has rewritten a message that it had streamed, which is more to say.
+                    yield Text([Part(event.data[0].get("id"), text_of(event, nodes))], event.id)
+
+    async def _pieces(
+        self, run_id: str, nodes: frozenset[str] | None, after: str | None
+    ) -> AsyncIterator[Text | Retraction]:
         spoken = SpokenText(nodes)
         async with self.tail(run_id, after=after) as events:
             async for event in events:
@@ -432,7 +480,6 @@ class Client:
                         continue
                 if (text := spoken.apply(event)) is not None:
                     yield text
-        await self.wait(run_id)
 
     async def _spoken_before(self, run_id: str, place: EventId, nodes: frozenset[str] | None) -> SpokenText:
         """What a run has said up to an event."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from runstream.merging import Rope
 from runstream.model import Event
@@ -19,27 +20,43 @@ class Part(NamedTuple):
 
 
 class Text(str):
-    """A piece of a run's text.
+    """A further piece of a run's text.
 
     Attributes:
-        replaces: whether it is no further piece but the whole text of the run that stands now, which takes the place of
-            all pieces before it; it may be empty.
         event_id: the id of the event that it comes from: what to pass as `after` to go on behind it.
-        parts: the same text by messages, for who shows them apart: one, unless it replaces.
+        parts: the same text by messages, for who shows them apart: one.
     """
 
-    __slots__ = ("event_id", "parts", "replaces")
-    replaces: bool
+    __slots__ = ("event_id", "parts")
     event_id: str
     parts: Sequence[Part]
+    replaces: ClassVar[Literal[False]] = False
 
-    def __new__(cls, parts: Sequence[Part], event_id: str, *, replaces: bool = False) -> Self:
+    def __new__(cls, parts: Sequence[Part], event_id: str) -> Self:
         """Make a piece."""
         piece = super().__new__(cls, _joined(parts))
         piece.event_id = event_id
         piece.parts = parts
-        piece.replaces = replaces
         return piece
+
+
+@dataclass(frozen=True)
+class Retraction:
+    """The pieces so far are retracted: a take-over has made some of them void. It is no `str`, so no piece of text.
+
+    Attributes:
+        parts: the text of the run that stands, by messages; it takes the place of all pieces before, and may be empty.
+        event_id: the id of the event that it comes from: what to pass as `after` to go on behind it.
+    """
+
+    parts: Sequence[Part]
+    event_id: str
+    replaces: ClassVar[Literal[True]] = True
+
+    @property
+    def text(self) -> str:
+        """The whole text of the run that stands."""
+        return _joined(self.parts)
 
 
 def _joined(parts: Sequence[Part]) -> str:
@@ -49,7 +66,7 @@ def _joined(parts: Sequence[Part]) -> str:
 class SpokenText:
     """Makes pieces of a run's events, fed in their order from the start.
 
-    What is void is taken back by a piece that replaces all those before; in it, the text of each message is in one
+    A `Retraction` takes back what is void and replaces all pieces before it. In it, the text of each message is in one
     stretch, where it may have come in turns with that of another.
 
     Args:
@@ -61,7 +78,7 @@ class SpokenText:
         self._stretches: list[_Stretch] = []
         self._growing: dict[tuple[str | None, str | None], _Stretch] = {}
 
-    def apply(self, event: Event) -> Text | None:
+    def apply(self, event: Event) -> Text | Retraction | None:
         """The piece that an event brings; None where it brings none."""
         if voids := Voids.of(event):
             return self._leave_out(voids, event.id)
@@ -80,9 +97,9 @@ class SpokenText:
             growing.text.add(text)
         return Text([Part(message.get("id"), text)], event.id)
 
-    def tell_all(self, event_id: str) -> Text:
+    def tell_all(self, event_id: str) -> Retraction:
         """All that stands, in the place of whatever a reader has."""
-        return Text(self._standing(), event_id, replaces=True)
+        return Retraction(self._standing(), event_id)
 
     def _begin(self, event: Event, message_id: str | None, text: str, *, whole: bool = False) -> None:
         stretch = _Stretch(event, message_id, text, whole=whole)
@@ -90,7 +107,7 @@ class SpokenText:
         if message_id is not None and event.task is not None and not whole:
             self._growing[message_id, event.task] = stretch
 
-    def _take_whole(self, event: Event, text: str) -> Text | None:
+    def _take_whole(self, event: Event, text: str) -> Text | Retraction | None:
         """Take a message that is no chunk: it takes the place of what came of it before, or adds what is missing."""
         message_id = event.data[0].get("id")
         known = _joined(self._standing(message_id)) if message_id is not None else ""
@@ -100,7 +117,7 @@ class SpokenText:
             return self.tell_all(event.id)
         return Text([Part(message_id, text[len(known) :])], event.id) if len(text) > len(known) else None
 
-    def _leave_out(self, voids: Voids, event_id: str) -> Text | None:
+    def _leave_out(self, voids: Voids, event_id: str) -> Retraction | None:
         before = _joined(self._standing())
         self._stretches = [
             one for one in self._stretches if not voids.covers_source(one.task, one.event_id, one.first_id)
@@ -108,7 +125,7 @@ class SpokenText:
         left = set(self._stretches)
         self._growing = {key: stretch for key, stretch in self._growing.items() if stretch in left}
         after = self.tell_all(event_id)
-        return after if after != before else None
+        return after if after.text != before else None
 
     def _standing(self, message_id: str | None = None) -> list[Part]:
         """The text that stands, of one message or of all."""

@@ -18,6 +18,7 @@ from runstream import (
     Client,
     ClientSettings,
     InvalidRequest,
+    Retraction,
     RunLost,
     RunNotFound,
     RunStopped,
@@ -42,8 +43,8 @@ def task(name: str) -> dict[str, Any]:
     return {"id": name, "name": name, "ns": []}
 
 
-async def pieces(texts: AsyncIterator[Text]) -> list[tuple[str, bool]]:
-    return [(str(piece), piece.replaces) async for piece in texts]
+async def pieces(texts: AsyncIterator[Text | Retraction]) -> list[tuple[str, bool]]:
+    return [(str(piece) if isinstance(piece, Text) else piece.text, piece.replaces) async for piece in texts]
 
 
 async def test_text_that_became_void_is_replaced(client: Client, talk: HandAttempt) -> None:
@@ -92,7 +93,7 @@ async def test_the_text_of_a_run_that_is_lost_comes_before_the_error(client: Cli
     hand = await make_hand(stream_mode="messages", max_attempts=1)
     await hand.say("half")
     await hand.lose()
-    said: list[Text] = []
+    said: list[Text | Retraction] = []
     with pytest.raises(RunLost, match=r"the lease of worker hand expired.*held by hand \(lost\)"):
         await read_into(said, client.text(hand.run_id))
     assert said == ["half"]

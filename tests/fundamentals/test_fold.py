@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runstream import ErrorInfo, Event, EventId, Fold, SpokenText, Status, Text, Voids
+from runstream import ErrorInfo, Event, EventId, Fold, Retraction, SpokenText, Status, Text, Voids
+from runstream.spoken import Part
 
 TASKS = ("a", "b", "c")
 
@@ -155,7 +156,7 @@ def test_the_pieces_of_a_runs_text_make_what_stands_of_it(events: list[Event], n
     for event in events:
         piece = spoken.apply(event)
         if piece is not None:
-            shown = piece if piece.replaces else shown + piece
+            shown = piece.text if isinstance(piece, Retraction) else shown + piece
     by_message = folded_texts(standing(events), nodes)
     assert sorted(shown) == sorted("".join(by_message.values()))
     if not any(Voids.of(event) for event in events) and len(by_message) == 1:
@@ -290,14 +291,17 @@ def test_a_fold_that_begins_in_the_middle_has_what_comes_from_there_on() -> None
 def test_a_piece_of_text_says_where_it_is_from_and_what_it_replaces() -> None:
     spoken = SpokenText()
     piece = spoken.apply(token("1-1", "A"))
-    assert (piece, type(piece), piece and piece.replaces, piece and piece.event_id) == ("A", Text, False, "1-1")
+    assert isinstance(piece, Text)
+    assert (piece, piece.replaces, piece.event_id) == ("A", False, "1-1")
     assert spoken.apply(token("1-2", "")) is None
     assert spoken.apply(token("1-3", "B", "m2", "b")) == "B"
     assert spoken.apply(attempt(2, {"tasks": [{"id": "c"}]})) is None
     piece = spoken.apply(attempt(3, {"tasks": [{"id": "a"}]}))
-    assert (piece, piece and piece.replaces, piece and piece.event_id) == ("B", True, "3-0")
+    assert isinstance(piece, Retraction)
+    assert (piece.text, piece.replaces, piece.event_id) == ("B", True, "3-0")
+    assert not isinstance(piece, str)
     piece = spoken.apply(attempt(4, {"all": True}))
-    assert (piece, piece is not None and piece.replaces) == ("", True)
+    assert piece == Retraction([], "4-0")
 
 
 def test_a_message_that_comes_whole_adds_what_was_missing_of_it() -> None:
@@ -309,7 +313,7 @@ def test_a_message_that_comes_whole_adds_what_was_missing_of_it() -> None:
     assert spoken.apply(whole("1-2", "All of it")) == "of it"
     assert spoken.apply(whole("1-3", "All of it")) is None
     piece = spoken.apply(whole("1-4", "Something else"))
-    assert (piece, piece and piece.replaces) == ("Something else", True)
+    assert piece == Retraction([Part("m", "Something else")], "1-4")
     assert spoken.apply(token("1-5", "!")) == "!"
     piece = spoken.apply(attempt(2, {"tasks": [{"id": "b"}], "events": ["1-4"]}))
-    assert (piece, piece and piece.replaces) == ("All of it!", True)
+    assert piece == Retraction([Part("m", "All of it!")], "2-0")

@@ -46,8 +46,20 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return app._parser().parse_args(arguments)
 
 
-async def test_text_in_a_pipe_begins_anew_on_a_new_line_and_a_note_says_so(cli: Processes, talk: HandAttempt) -> None:
-    found = await cli.run("tail", talk.run_id, "--text")
+async def test_text_in_a_pipe_has_nothing_that_was_void(cli: Processes, talk: HandAttempt) -> None:
+    for settled in ((), ("--settled",), ("--settled", "--json")):
+        found = await cli.run("tail", talk.run_id, "--text", *settled)
+        said = "".join(piece["text"] for piece in found.json_lines) + "\n" if "--json" in settled else found.out
+        assert (found.code, said, found.err) == (0, "done, whole\n", "")
+
+
+async def test_settled_events_in_a_pipe_have_nothing_that_was_void(cli: Processes, talk: HandAttempt) -> None:
+    found = (await cli.run("tail", talk.run_id, "--settled")).json_lines
+    assert [event["id"] for event in found] == ["1-0", "1-1", "2-0", "2-1", "2-2"]
+
+
+async def test_text_at_once_begins_anew_on_a_new_line_and_a_note_says_so(cli: Processes, talk: HandAttempt) -> None:
+    found = await cli.run("tail", talk.run_id, "--text", "--no-settled")
     assert (found.code, found.out) == (0, "done, half\ndone, whole\n")
     assert found.err == "runstream: attempt 2 says some of it again; the whole text that stands now:\n"
 

@@ -128,7 +128,7 @@ async def test_an_idle_worker_leaves_while_redis_is_away(cli: Processes, client:
 async def test_without_a_target_it_runs_the_default_agent_and_says_so(cli: Processes, client: Client) -> None:
     worker = await cli.worker()
 
-    text = "".join([text async for text in client.text(await _ask(client))])
+    text = "".join([text async for text in client.text(await _ask(client), settled=True)])
 
     assert worker.graphs == ["agent"]
     assert "no target was given: running the default agent as 'agent', on the offline model" in worker.command.err

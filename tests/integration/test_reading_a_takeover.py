@@ -11,7 +11,7 @@ import pytest
 from tests.support.processes import Processes
 from tests.support.waiting import until
 
-from runstream import Client, Event, Fold, Voids, text_of
+from runstream import Client, Event, Fold, Retraction, Voids, text_of
 
 GRAPH = """
 import asyncio
@@ -54,7 +54,7 @@ async def shown(client: Client, run_id: str, node: str | None = None) -> str:
     """What a reader of the text has on its screen in the end."""
     screen = ""
     async for piece in client.text(run_id, node=node):
-        screen = piece if piece.replaces else screen + piece
+        screen = piece.text if isinstance(piece, Retraction) else screen + piece
     return screen
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import Request
 from starlette.responses import Response
 
-from runstream import EventStream, RunFailedError, RunInfo, SpokenText
+from runstream import EventStream, Retraction, RunFailedError, RunInfo, SpokenText
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
@@ -123,10 +123,12 @@ async def text_stream(
         spoken = SpokenText()
         async with _followed(access, run.run_id, stop_when_left=stop_when_left) as events:
             async for event in events:
-                text = spoken.apply(event)
-                if text is not None:
+                piece = spoken.apply(event)
+                if isinstance(piece, Retraction):
                     # What has been printed stays on a terminal; so it is said that it is void, and then what stands.
-                    yield f"\n{_TAKEN_BACK}\n{text}" if text.replaces else text
+                    yield f"\n{_TAKEN_BACK}\n{piece.text}"
+                elif piece is not None:
+                    yield piece
         try:
             await client.wait(run.run_id)
         except RunFailedError as failed:

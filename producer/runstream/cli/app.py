@@ -143,6 +143,7 @@ runstream enqueue agent --thread t-1 --command '{"resume": "yes"}'""",
     then.add_argument("-f", "--follow", action="store_true", help="show the run's events until its end")
     then.add_argument("--text", action="store_true", help="show the model's text as it comes; streams `messages`")
     then.add_argument("--result", action="store_true", help="wait for the result and show it")
+    _add_settled(parser)
     _add_graph_options(parser.add_argument_group("the graph's, as in LangGraph's astream"))
     _add_run_options(parser.add_argument_group("the run's"))
 
@@ -190,13 +191,23 @@ runstream tail 01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11 --after 1-15 | jq .data""",
     where.add_argument("--live", action="store_true", help="begin with what comes from now on")
     parser.add_argument(
         "--text", action="store_true",
-        help="only the model's text; the run has to stream `messages`. What turns out to be void cannot be taken back: "
-        "the whole text follows on a new line, and a note says so; with --json, each piece says whether it replaces",
+        help="only the model's text; the run has to stream `messages`. In a terminal it comes as it is generated; if a "
+        "take-over voids some of it, the whole text follows behind a line that says so. In a pipe it comes settled; "
+        "with --json, each piece says whether it replaces those before",
     )  # fmt: skip
+    _add_settled(parser)
     parser.add_argument("--node", action="append", metavar="NODE", help="only this node's messages and updates")
     parser.add_argument(
         "--mode", dest="only", action="append", choices=_EVENT_MODES, metavar="MODE",
         help="only these events (repeatable): a stream mode, or attempt, end, gap",
+    )  # fmt: skip
+
+
+def _add_settled(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--settled", action=argparse.BooleanOptionalAction, default=None,
+        help="show an event or text only once no later attempt can void it, so that each comes exactly once; a task's "
+        "text then comes when the task has finished (the default of --text in a pipe; --no-settled shows it at once)",
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from runstream.cli.terminal import Output, printable
 from runstream.client import Client
 from runstream.errors import InvalidRequest, RunstreamError
 from runstream.model import Event
-from runstream.spoken import Text
+from runstream.spoken import Retraction, Text
+from runstream.stream import EventStream
 from runstream.tasks import cancel
 from runstream.waiting import Waiting
 
@@ -33,25 +34,21 @@ async def follow(client: Client, output: Output, run_id: str, args: argparse.Nam
         raise InvalidRequest("--live", "text begins at the start or --after an event; leave --live out")
     async with telling_why_it_waits(client, output, run_id, args):
         if args.text:
-            await _follow_text(client, output, run_id, nodes=nodes, after=after, as_json=args.json)
+            # Text that was written into a pipe cannot be taken back; JSON says which piece replaces the others.
+            settled = args.settled if args.settled is not None else not (output.pretty or args.json)
+            pieces = client.text(run_id, node=sorted(nodes) or None, after=after, settled=settled)
+            await _follow_text(pieces, output, as_json=args.json)
         else:
             modes = frozenset(getattr(args, "only", None) or ())
-            await _follow_events(client, output, run_id, modes=modes, nodes=nodes, after=after, live=live)
+            events = client.tail(run_id, after=after, live=live, settled=bool(args.settled))
+            await _follow_events(events, output, modes=modes, nodes=nodes)
+            await client.wait(run_id)
     return Exit.OK
 
 
-async def _follow_events(
-    client: Client,
-    output: Output,
-    run_id: str,
-    *,
-    modes: frozenset[str],
-    nodes: frozenset[str],
-    after: str | None,
-    live: bool,
-) -> None:
+async def _follow_events(stream: EventStream, output: Output, *, modes: frozenset[str], nodes: frozenset[str]) -> None:
     worker = None
-    async with client.tail(run_id, after=after, live=live) as events:
+    async with stream as events:
         async for event in events:
             if not _is_wanted(event, modes, nodes):
                 if event.mode == "gap":
@@ -62,19 +59,17 @@ async def _follow_events(
                 output.json(event_json(event))
             if event.mode == "attempt":
                 worker = event.data.get("worker")
-    await client.wait(run_id)
 
 
-async def _follow_text(
-    client: Client, output: Output, run_id: str, *, nodes: frozenset[str], after: str | None, as_json: bool
-) -> None:
+async def _follow_text(pieces: AsyncIterator[Text | Retraction], output: Output, *, as_json: bool) -> None:
     if as_json:
-        async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
-            output.json({"id": piece.event_id, "text": piece, "replaces": piece.replaces})
+        async for piece in pieces:
+            text = piece.text if isinstance(piece, Retraction) else piece
+            output.json({"id": piece.event_id, "text": text, "replaces": piece.replaces})
         return
     page = _Page(output)
     try:
-        async for piece in client.text(run_id, node=sorted(nodes) or None, after=after):
+        async for piece in pieces:
             page.show(piece)
     finally:
         page.end_line()
@@ -88,9 +83,9 @@ class _Page:
         self._within_line = False
         self._begun: set[str | None] = set()
 
-    def show(self, piece: Text) -> None:
+    def show(self, piece: Text | Retraction) -> None:
         """Write a piece."""
-        if piece.replaces:
+        if isinstance(piece, Retraction):
             self._begin_anew(piece)
         for message_id, text in piece.parts:
             if self._output.pretty and message_id not in self._begun:
@@ -105,7 +100,7 @@ class _Page:
             self._output.line()
         self._within_line = False
 
-    def _begin_anew(self, piece: Text) -> None:
+    def _begin_anew(self, piece: Retraction) -> None:
         """Say that what is shown is void; what is written cannot be taken back, the whole follows on a new line."""
         self.end_line()
         self._begun.clear()

@@ -12,7 +12,7 @@ from runstream.cli.terminal import printable
 from runstream.client import Client
 from runstream.fold import Fold
 from runstream.model import Event, EventId
-from runstream.spoken import SpokenText
+from runstream.spoken import Retraction, SpokenText
 from runstream.text import text_of, text_of_message
 from runstream.voids import Voids
 from runstream_worker.commands.demo.screen import Screen
@@ -76,7 +76,7 @@ class Reader:
             self._count(event)
         self.events.append(event)
         if (piece := self._spoken.apply(event)) is not None:
-            self.text = piece if piece.replaces else self.text + piece
+            self.text = piece.text if isinstance(piece, Retraction) else self.text + piece
         if "messages" in self.fold.apply(event):
             self._screen.show(self.label, printable("\n".join(_shown(self.fold.messages))))
 
