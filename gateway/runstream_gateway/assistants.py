@@ -23,6 +23,7 @@ from langgraph.pregel import Pregel
 from runstream import Document, Documents
 from runstream_gateway.access import EVERYTHING, Allowed, contains
 from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.graph_config import GraphConfig, of_caller
 from runstream_gateway.graph_views import context_fields
 from runstream_gateway.ids import check_uuid, new_id, now
 from runstream_worker.graphs import Graph, GraphSource
@@ -344,7 +345,10 @@ class Assistants:
 
 
 def _config_of(assistant: Assistant) -> RunnableConfig:
-    return cast("RunnableConfig", assistant.config)
+    """The config that a factory makes the graph of an assistant with, outside of a run."""
+    places = {"graph_id": assistant.graph_id, "assistant_id": assistant.assistant_id}
+    config = GraphConfig(assistant=assistant.config, assistant_context=assistant.context, places=places)
+    return cast("RunnableConfig", config.to_dict())
 
 
 def _beside(source: GraphSource) -> GraphSource:
@@ -376,7 +380,7 @@ def _configured(changes: Mapping[str, Any], present: Mapping[str, Any]) -> dict[
     if configurable and context:
         raise ApiError(400, "give config.configurable or context, not both")
     if context is None:
-        context = present["context"] if configurable is None else configurable
+        context = present["context"] if configurable is None else of_caller(configurable)
     base = present["config"] if config is None else config
     config = {key: value for key, value in base.items() if key != "configurable"}
     return {"config": {**config, "configurable": context} if context else config, "context": context}

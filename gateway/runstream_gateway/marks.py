@@ -12,10 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from runstream import RunInfo
 from runstream.model import StreamMode
+from runstream_gateway.graph_config import AUTH_PREFIX
 
 MARKS = "__gateway__"
-OF_CALLER = "langgraph_auth_"
-"""How the names begin by which LangGraph tells graphs who calls."""
 
 ApiMode = Literal[
     "values", "messages", "messages-tuple", "updates", "events", "tasks", "checkpoints", "debug", "custom"
@@ -69,7 +68,7 @@ def shown_config(config: Mapping[str, Any] | None, marks: Marks) -> dict[str, An
     asked = {
         name: value
         for name, value in config["configurable"].items()
-        if name not in marks.told and not name.startswith(OF_CALLER)
+        if name not in marks.told and not name.startswith(AUTH_PREFIX)
     }
     return {**config, "configurable": asked}
 

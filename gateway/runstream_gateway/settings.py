@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runstream.errors import InvalidRequest
@@ -49,6 +50,10 @@ class HeaderRules:
         if name.lower() in _NEVER_TOLD:
             return False
         return _matches(name, self.includes) and not _matches(name, self.excludes)
+
+    def admitted(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that graphs are passed."""
+        return {name: value for name, value in headers.items() if self.admits(name)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

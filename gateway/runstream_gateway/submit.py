@@ -11,11 +11,9 @@ from runstream.command import NOT_GIVEN
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate, Strategy
 from runstream_gateway.errors import ApiError
-from runstream_gateway.marks import MARKS, OF_CALLER, Marks, pregel_modes
-from runstream_gateway.settings import HeaderRules
+from runstream_gateway.graph_config import GraphConfig, object_in, of_caller
+from runstream_gateway.marks import MARKS, Marks, pregel_modes
 
-_CONFIG_KEYS = ("tags", "recursion_limit", "run_name", "max_concurrency")
-_RESERVED = (OF_CALLER, "__pregel_")
 _PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
 
 
@@ -29,7 +27,8 @@ class Submission:
         assistant: of which assistant.
         thread: the thread's document; None of a stateless run.
         metadata: the body's, with what the guard has added.
-        configurable: what the gateway itself says to the graph: the request's headers, who calls.
+        headers: the request headers that the graph is passed.
+        caller: the gateway's entries in the graph's `configurable` on who calls.
         context_fields: what the graph's context has; None where it may have anything.
     """
 
@@ -38,7 +37,8 @@ class Submission:
     assistant: Assistant
     thread: Document | None
     metadata: Mapping[str, Any]
-    configurable: Mapping[str, Any]
+    headers: Mapping[str, str]
+    caller: Mapping[str, Any]
     context_fields: Collection[str] | None = None
 
 
@@ -48,16 +48,16 @@ def run_spec(what: Submission, *, retention: float | None) -> RunSpec:
     Raises:
         ApiError: 400, parts of the request exclude each other; 422, something is not as it has to be.
     """
-    body = what.body
+    body, config = what.body, _graph_config(what)
     return RunSpec(
         what.assistant.graph_id,
         _given(body.input, body.command),
         {
             "run_id": what.run_id,
             "thread_id": None if what.thread is None else what.thread.id,
-            "config": _config(what),
-            "context": _context(what),
-            "metadata": {**_metadata(what), MARKS: _marks(what).model_dump(mode="json")},
+            "config": {**config.to_dict(), "metadata": _metadata(what)},
+            "context": config.context(what.context_fields),
+            "metadata": {**_metadata(what), MARKS: _marks(what, config).model_dump(mode="json")},
             "stream_mode": pregel_modes(body.stream_mode),
             "subgraphs": bool(body.stream_subgraphs),
             "interrupt_before": body.interrupt_before,
@@ -99,13 +99,12 @@ def _goto(goto: Any) -> Any:
 
 def _metadata(what: Submission) -> dict[str, Any]:
     thread = {} if what.thread is None else what.thread.data["metadata"]
-    of_config = _object(what.body.config or {}, "metadata")
-    merged = {**what.assistant.metadata, **thread, **of_config, **what.metadata}
-    merged.pop("run_id", None)
+    of_config = object_in(what.body.config or {}, "metadata")
+    merged = of_caller({**what.assistant.metadata, **thread, **of_config, **what.metadata})
     return {**merged, "assistant_id": what.assistant.assistant_id, "graph_id": what.assistant.graph_id}
 
 
-def _marks(what: Submission) -> Marks:
+def _marks(what: Submission, config: GraphConfig) -> Marks:
     body = what.body
     return Marks(
         assistant_id=what.assistant.assistant_id,
@@ -113,85 +112,57 @@ def _marks(what: Submission) -> Marks:
         multitask_strategy=_strategy(body),
         stateless=what.thread is None,
         feedback_keys=tuple(body.feedback_keys or ()),
-        told=tuple(what.configurable),
+        told=(*config.passed_headers, *config.caller),
     )
 
 
-def _config(what: Submission) -> dict[str, Any]:
-    """The graph's config: the assistant's, the request's, and what says where and for whom it runs."""
-    body, assistant = what.body, what.assistant
-    given = {**assistant.config, **(body.config or {})}
-    chosen = {**_object(assistant.config, "configurable"), **_object(body.config or {}, "configurable")}
-    if isinstance(body.context, dict):
-        if _object(body.config or {}, "configurable"):
-            raise ApiError(400, "context and config.configurable: give one of them, not both")
-        chosen |= body.context
-    elif isinstance(assistant.context, dict):
-        chosen = {**assistant.context, **chosen}
+def _graph_config(what: Submission) -> GraphConfig:
+    assistant, thread = what.assistant, what.thread
     places = {
+        **_checkpoint(what.body),
         "run_id": what.run_id,
         "graph_id": assistant.graph_id,
         "assistant_id": assistant.assistant_id,
-        **({} if what.thread is None else {"thread_id": what.thread.id}),
+        **({} if thread is None else {"thread_id": thread.id}),
     }
-    chosen.pop("thread_id", None)
-    return {
-        **{key: given[key] for key in _CONFIG_KEYS if given.get(key) is not None},
-        "configurable": {**_unreserved(chosen), **_checkpoint(body), **what.configurable, **places},
-        "metadata": _metadata(what),
-    }
-
-
-def _unreserved(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What a caller may choose: not who calls, even where nobody is asked, and nothing that is LangGraph's own."""
-    for name, kind in _PLACES.items():
-        if chosen.get(name) is not None and not isinstance(chosen[name], kind):
-            told = "an object" if kind is dict else "a string"
-            raise ApiError(422, f"config.configurable.{name}: {chosen[name]!r} must be {told}")
-    return {key: value for key, value in chosen.items() if not key.startswith(_RESERVED)}
-
-
-def _object(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = config.get(name)
-    if value is not None and not isinstance(value, dict):
-        raise ApiError(422, f"config.{name}: {value!r} must be an object")
-    return dict(value or {})
-
-
-def _context(what: Submission) -> Any:
-    """What the graph's nodes get as their runtime's context.
-
-    `config.configurable` is what it was called once: where there is no context, that is one. Of either, what the
-    graph's context does not have is left out, since a dataclass would refuse it.
-    """
-    body = what.body
-    if body.context is not None and not isinstance(body.context, dict):
-        return body.context
-    given = _object(body.config or {}, "configurable") if body.context is None else body.context
-    context = {**what.assistant.context, **given}
-    known = context.keys() if what.context_fields is None else what.context_fields
-    return {name: value for name, value in context.items() if name in known} or None
+    return GraphConfig(
+        assistant=assistant.config,
+        assistant_context=assistant.context,
+        request=what.body.config or {},
+        request_context=what.body.context,
+        headers=what.headers,
+        caller=what.caller,
+        places=places,
+    )
 
 
 def _checkpoint(body: StatelessRunCreate) -> dict[str, Any]:
-    """The place in the thread's history that the run goes on from."""
+    """The place in the thread's history that the run goes on from.
+
+    A request may also name it where LangGraph has it, in `config.configurable`; an assistant may not.
+    """
+    in_config = _placed_in_config(body)
     if not isinstance(body, RunCreate):
         return {}
     checkpoint = body.checkpoint or Checkpoint()
     given = {
-        "checkpoint_id": checkpoint.checkpoint_id or body.checkpoint_id,
-        "checkpoint_ns": checkpoint.checkpoint_ns,
-        "checkpoint_map": checkpoint.checkpoint_map,
+        **in_config,
+        **({"checkpoint_id": body.checkpoint_id} if body.checkpoint_id else {}),
+        **{key: value for key, value in checkpoint.model_dump().items() if value and key in _PLACES},
     }
     return {key: value for key, value in given.items() if value}
+
+
+def _placed_in_config(body: StatelessRunCreate) -> dict[str, Any]:
+    chosen = object_in(body.config or {}, "configurable")
+    for name, kind in _PLACES.items():
+        if chosen.get(name) is not None and not isinstance(chosen[name], kind):
+            expected = "an object" if kind is dict else "a string"
+            raise ApiError(422, f"config.configurable.{name}: {chosen[name]!r} must be {expected}")
+    return {name: chosen[name] for name in _PLACES if name in chosen}
 
 
 def _durability(body: StatelessRunCreate) -> Any:
     if body.durability is None and body.checkpoint_during is not None:
         return "async" if body.checkpoint_during else "exit"
     return body.durability
-
-
-def configurable_headers(headers: Mapping[str, str], rules: HeaderRules) -> dict[str, str]:
-    """The headers that a graph is told."""
-    return {name: value for name, value in headers.items() if rules.admits(name)}

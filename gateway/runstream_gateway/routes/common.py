@@ -101,7 +101,8 @@ class Access:
     @property
     def configurable(self) -> dict[str, Any]:
         """What graphs are told of who calls, by the names of LangGraph's own server."""
-        if not self.caller.identity:
+        # A project's handlers may let anonymous callers in: they are still nobody else.
+        if not self.caller.identity and self.caller.principal is None:
             return {}
         return {
             "user_id": self.caller.identity,

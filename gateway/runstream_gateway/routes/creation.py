@@ -21,7 +21,7 @@ from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
 from runstream_gateway.runs import new_run_json
-from runstream_gateway.submit import Submission, configurable_headers, run_spec
+from runstream_gateway.submit import Submission, run_spec
 from runstream_gateway.webhooks.sharing import owner_key
 
 _TOLD_WITHIN = 3600.0
@@ -81,7 +81,8 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     assistant = await _assistant(access, body.assistant_id)
     thread = await _thread(access, thread_id, body, metadata, allowed)
     fields = await _context_fields(access, assistant, body)
-    submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request), fields)
+    headers = access.gateway.settings.headers.admitted(request.headers)
+    submission = Submission(run_id, body, assistant, thread, metadata, headers, access.configurable, fields)
     plan = _planned(access, submission, allowed)
     if body.multitask_strategy == "rollback":
         return await _rolling_back(access, plan)
@@ -131,7 +132,8 @@ async def _stateless(
     assistant = await _assistant(access, body.assistant_id)
     thread = _new_thread(new_id(), metadata) if body.on_completion == "keep" else None
     fields = await _context_fields(access, assistant, body)
-    submission = Submission(run_id, body, assistant, thread, metadata, _told(access, request), fields)
+    headers = access.gateway.settings.headers.admitted(request.headers)
+    submission = Submission(run_id, body, assistant, thread, metadata, headers, access.configurable, fields)
     return _planned(access, submission, allowed)
 
 
@@ -248,8 +250,3 @@ async def _thread(
 
 def _new_thread(thread_id: str, metadata: dict[str, Any]) -> Document:
     return Document(thread_id, 0, {"metadata": metadata})
-
-
-def _told(access: Access, request: Request) -> dict[str, Any]:
-    rules = access.gateway.settings.headers
-    return {**configurable_headers(request.headers, rules), **access.configurable}
