@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, WebSocket
 from redis.exceptions import RedisError
@@ -13,11 +11,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from runstream import InvalidRequest, RunInfo, RunNotFound, RunstreamError
 from runstream_gateway.errors import ApiError
+from runstream_gateway.origins import check_origin
 from runstream_gateway.reader import Beginning
 from runstream_gateway.routes.common import Access, access_of_websocket, gateway_of, query_list
 from runstream_gateway.routes.runs import find, reading
 from runstream_gateway.runs import Readable
-from runstream_gateway.settings import Cors
 from runstream_gateway.streaming import ReaderLeft
 
 _logger = logging.getLogger("runstream.gateway")
@@ -46,7 +44,8 @@ async def stream(
     # Refused before it is accepted, a browser is not told why.
     await websocket.accept()
     try:
-        _check_origin(websocket)
+        # Browsers let any page open a WebSocket, and leave it to the server to look from where.
+        check_origin(websocket.headers, gateway_of(websocket).settings.cors)
         access = await access_of_websocket(websocket)
         info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
         beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"))
@@ -96,25 +95,6 @@ async def _pump(
                 except WebSocketDisconnect:
                     # It has gone while it was being sent something.
                     return
-
-
-def _check_origin(websocket: WebSocket) -> None:
-    """Browsers let any page open a WebSocket, and leave it to the server to ask from where. Others say no origin.
-
-    Raises:
-        ApiError: 403, pages of that origin may not call.
-    """
-    origin = websocket.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc.lower() == websocket.headers.get("host", "").lower():
-        return
-    if not _may_call(gateway_of(websocket).settings.cors, origin):
-        raise ApiError(403, f"pages of {origin} may not call here")
-
-
-def _may_call(cors: Cors, origin: str) -> bool:
-    """Whether pages of an origin may call, as the middleware for HTTP has it."""
-    by_pattern = cors.allow_origin_regex is not None and re.fullmatch(cors.allow_origin_regex, origin)
-    return "*" in cors.allow_origins or origin in cors.allow_origins or bool(by_pattern)
 
 
 async def _say_goodbye(websocket: WebSocket, code: int, reason: str) -> None:
