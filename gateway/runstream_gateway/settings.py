@@ -89,9 +89,9 @@ class GatewaySettings:
         cors: who may call from a browser.
     """
 
-    redis_url: str = DEFAULT_REDIS_URL
+    redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)
     namespace: str = "runstream"
-    checkpointer_url: str | None = None
+    checkpointer_url: str | None = field(default=None, repr=False)
     heartbeat: float = 5.0
     vanished_after: float = 30.0
     thread_ttl: float = DEFAULT_THREAD_TTL

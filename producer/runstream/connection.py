@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from runstream.errors import InvalidRequest
 from runstream.faults import code_of
+from runstream.redaction import check_url, redact_url
 from runstream.sentinel import SENTINEL_OPTIONS, SENTINEL_SCHEMES, Sentinels, read_sentinel_url
 
 _URL_OPTIONS = frozenset({
@@ -38,7 +39,7 @@ def connect(url: str, *, connections: int, answer_within: float = _ANSWER_WITHIN
         answer_within: seconds after which a connection that says nothing is given up; longer than any blocking read.
 
     Raises:
-        InvalidRequest: the URL is none of Redis.
+        InvalidRequest: the URL is none of Redis, or its password is not percent-encoded.
     """
     _check(url)
     limits = {
@@ -164,7 +165,10 @@ _MASTERS: dict[type, type] = {Connection: _TcpToMaster, SSLConnection: _TlsToMas
 
 def _check(url: str) -> None:
     """Refuse what redis-py would pass over, or let override what is relied on here."""
+    check_url("url", url)
     parts = urlsplit(url)
+    if not parts.scheme or "://" not in url:
+        raise InvalidRequest("url", f"{shown(url)!r} is no URL of Redis: it must begin with redis:// or the like")
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?\d*", parts.path):
         raise InvalidRequest("url", f"{shown(url)!r} is no URL of Redis: the database {parts.path[1:]!r} is no number")
     options = _URL_OPTIONS | (SENTINEL_OPTIONS if parts.scheme in SENTINEL_SCHEMES else frozenset())
@@ -178,5 +182,4 @@ def _check(url: str) -> None:
 
 def shown(url: str) -> str:
     """A URL as it may be shown: without user, password and options."""
-    before, at, place = url.partition("?")[0].rpartition("@")
-    return f"{before.partition('://')[0]}://{place}" if at else place
+    return redact_url(url, with_user=False)

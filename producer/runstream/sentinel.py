@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -36,9 +36,9 @@ class SentinelPlace:
     addresses: tuple[tuple[str, int], ...]
     service: str
     with_tls: bool
-    server_url: str
+    server_url: str = field(repr=False)
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 def read_sentinel_url(url: str) -> SentinelPlace:

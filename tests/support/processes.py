@@ -161,15 +161,23 @@ class Processes:
         return path
 
     async def start(
-        self, *arguments: str, stdin: str | int = "", environment: Mapping[str, str] | None = None
+        self, *arguments: str, stdin: str | int = "", environment: Mapping[str, str] | None = None, redirect: str = ""
     ) -> Running:
-        """Start `runstream` with these arguments; standard input is a text, or what a descriptor gives."""
+        """Start `runstream` with these arguments.
+
+        Args:
+            arguments: of the command.
+            stdin: a text, or what a descriptor gives.
+            environment: what is added to it.
+            redirect: what a shell does with the descriptors first, such as `>&-`.
+        """
         with tempfile.TemporaryFile() as given:
             if isinstance(stdin, str):
                 given.write(stdin.encode())
                 given.seek(0)
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
             process = await asyncio.create_subprocess_exec(
+                *(("sh", "-c", f'exec "$@" {redirect}', "sh") if redirect else ()),
                 *(sys.executable, "-P", "-m", "runstream", *arguments),
                 cwd=self.folder,
                 env={**self._environment, **(environment or {})},
@@ -182,9 +190,12 @@ class Processes:
         self._running.append(running)
         return running
 
-    async def run(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
+    async def run(
+        self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None, redirect: str = ""
+    ) -> Finished:
         """Run `runstream` with these arguments to its end."""
-        return await (await self.start(*arguments, stdin=stdin, environment=environment)).ended()
+        running = await self.start(*arguments, stdin=stdin, environment=environment, redirect=redirect)
+        return await running.ended()
 
     async def worker(self, *arguments: str) -> RunningWorker:
         """Start `runstream worker` and wait until it takes runs."""

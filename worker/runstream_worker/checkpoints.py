@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from redis.exceptions import RedisError
 
-from runstream.connection import shown
+from runstream.connection import shown as shown_url
 from runstream.errors import InvalidRequest, RunstreamError
+from runstream.redaction import check_url
 from runstream.settings import DEFAULT_REDIS_URL
 from runstream_worker.importing import import_file, import_module
 from runstream_worker.redis_saver import DEFAULT_TTL, RedisSaver
@@ -70,6 +71,7 @@ async def open_checkpointer(
     if url in (None, "none"):
         yield None
         return
+    check_url("checkpointer", url)
     scheme = urlsplit(url).scheme
     if url == "redis" or scheme in ("redis", "rediss"):
         times = {"ttl": ttl, "own_thread_ttl": own_thread_ttl}
@@ -85,21 +87,15 @@ async def open_checkpointer(
         from langgraph.checkpoint.memory import InMemorySaver  # noqa: PLC0415 - only where it is wanted
 
         yield InMemorySaver()
-    elif "://" not in url and ":" in url:
+    elif "://" not in url and ":" in url and "@" not in url:
         async with _own(url) as saver:
             yield saver
     else:
         raise InvalidRequest(
             "checkpointer",
-            f"{_without_credentials(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
+            f"{shown_url(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
             "such as sqlite:///threads.db, or be the word redis, or none, or path/file.py:attr",
         )
-
-
-def _without_credentials(url: str) -> str:
-    """The URL without user, password and query."""
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 @asynccontextmanager
@@ -113,7 +109,7 @@ async def _redis(
         try:
             await saver.ping()
         except (RedisError, OSError) as error:
-            raise CheckpointerError(f"checkpointer: {shown(url)!r} cannot be used: {error}") from error
+            raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {error}") from error
         yield saver
 
 
@@ -153,14 +149,15 @@ async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - an extra
     except ImportError:
-        raise InvalidRequest("checkpointer", f"{url!r} needs the extra: pip install 'runstream[sqlite]'") from None
+        told = f"{shown_url(url)!r} needs the extra: pip install 'runstream[sqlite]'"
+        raise InvalidRequest("checkpointer", told) from None
     path = _sqlite_path(url)
     async with AsyncExitStack() as stack:
         try:
             saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(path)))
             await _set_up_sqlite(saver)
         except sqlite3.Error as error:
-            raise CheckpointerError(f"checkpointer: {url!r} cannot be used: {error}") from error
+            raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {error}") from error
         yield saver
 
 
@@ -168,10 +165,10 @@ def _sqlite_path(url: str) -> Path:
     path = Path(url.removeprefix("sqlite:///"))
     if not url.startswith("sqlite:///") or not path.name:
         raise InvalidRequest(
-            "checkpointer", f"{url!r} names no file; write sqlite:///threads.db or sqlite:////var/threads.db"
+            "checkpointer", f"{shown_url(url)!r} names no file; write sqlite:///threads.db or sqlite:////var/threads.db"
         )
     if not path.parent.is_dir():
-        raise InvalidRequest("checkpointer", f"{url!r}: the folder {str(path.parent)!r} does not exist")
+        raise InvalidRequest("checkpointer", f"{shown_url(url)!r}: the folder {str(path.parent)!r} does not exist")
     return path
 
 
@@ -203,8 +200,8 @@ async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         from psycopg.rows import DictRow, dict_row  # noqa: PLC0415 - an extra
         from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415 - an extra
     except ImportError:
-        shown = _without_credentials(url)
-        raise InvalidRequest("checkpointer", f"{shown!r} needs the extra: pip install 'runstream[postgres]'") from None
+        told = f"{shown_url(url)!r} needs the extra: pip install 'runstream[postgres]'"
+        raise InvalidRequest("checkpointer", told) from None
     conninfo = _postgres_conninfo(url)
     options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     try:
@@ -212,8 +209,8 @@ async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         async with await AsyncConnection[DictRow].connect(conninfo, **options) as connection:
             await _set_up_postgres(AsyncPostgresSaver(connection), connection)
     except Error as error:
-        shown, reason = _without_credentials(url), " ".join(str(error).split())
-        raise CheckpointerError(f"checkpointer: {shown!r} cannot be used: {reason}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {reason}") from error
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
         conninfo, min_size=1, max_size=_POSTGRES_CONNECTIONS, kwargs=options, open=False
     )
@@ -235,7 +232,7 @@ def _postgres_conninfo(url: str) -> str:
     try:
         parameters: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT, **conninfo_to_dict(url)}
     except ProgrammingError as error:
-        raise InvalidRequest("checkpointer", f"{_without_credentials(url)!r}: {str(error).strip()}") from None
+        raise InvalidRequest("checkpointer", f"{shown_url(url)!r}: {str(error).strip()}") from None
     return make_conninfo("", **parameters)
 
 

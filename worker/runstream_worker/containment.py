@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from runstream.errors import RunstreamError
@@ -71,6 +72,7 @@ def _is_at_work(thread: threading.Thread) -> bool:
 
 def _exit_now(code: int) -> NoReturn:
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError, ValueError):  # closed, full, or without a reader
+            stream.flush()
     os._exit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runstream.settings import check_number
 
@@ -36,10 +36,10 @@ class WorkerSettings:
         poll_interval: how often an idle worker looks for due runs when no bell has rung; 10 at most.
     """
 
-    redis_url: str = "redis://localhost:6379/0"
+    redis_url: str = field(default="redis://localhost:6379/0", repr=False)
     namespace: str = "runstream"
     concurrency: int = 25
-    checkpointer_url: str | None = None
+    checkpointer_url: str | None = field(default=None, repr=False)
     restartable: frozenset[str] = frozenset()
     checkpoint_ttl: float = 30 * 24 * 3600.0
     own_thread_ttl: float = 24 * 3600.0

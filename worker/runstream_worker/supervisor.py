@@ -69,7 +69,7 @@ class WorkerCommand:
     """
 
     arguments: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     errors: IO[bytes] | None = None
     role: Literal["worker", "gateway"] = "worker"
 

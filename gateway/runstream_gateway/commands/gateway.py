@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if parent is not None:
         parent.watch(0.0)
     asyncio.run(reach_redis(redis_url(args)))
-    return _serve(args, Output.choose(as_json=args.json), parent)
+    return _serve(args, Output.choose(as_json=args.json, optional=True), parent)
 
 
 def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> int:

@@ -8,10 +8,10 @@ every call of `runstream` pays for.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from typing import Any, NoReturn
 
 from redis.exceptions import RedisError
 
@@ -19,8 +19,10 @@ from runstream import __version__
 from runstream.cli import info, runs
 from runstream.cli.exits import EXIT_CODES, Exit, explain
 from runstream.cli.session import redis_url, with_client
+from runstream.cli.terminal import complain, flush_stdout, give_up_stdout, occupy_standard_streams
 from runstream.errors import RunstreamError
 from runstream.model import STRATEGIES, STREAM_MODES, Status
+from runstream.redaction import redact
 
 _GROUP = "runstream.commands"
 _EVENT_MODES = (*STREAM_MODES, "attempt", "end", "gap")
@@ -92,23 +94,49 @@ class Commands:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    args = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    occupy_standard_streams()
+    url = ""
     try:
+        args = _parse(given)
+        url = redis_url(args)
         return int(args.run(args))
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # `| head` has read enough. What is still buffered must not be written when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return Exit.OK
     except (RunstreamError, RedisError) as error:
-        code, told = explain(error, redis_url(args))
-        sys.stderr.write(f"runstream: error: {told}\n")
+        code, told = explain(error, url)
+        complain(f"runstream: error: {redact(told, given)}")
         return code
 
 
+def _parse(given: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments; `--help` and `--version` end here, when they have been written."""
+    try:
+        return _parser().parse_args(given)
+    except SystemExit:
+        flush_stdout()
+        raise
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses arguments without quoting the password of a URL that is among them."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message, self._given))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "runstream",
         description=_ABOUT,
         epilog=f"{EXIT_CODES}\n\n`runstream COMMAND --help` tells more, with an example.",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from urllib.parse import SplitResult, urlsplit
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runstream.errors import InvalidRequest, RunNotFound, RunstreamError
+from runstream.redaction import redact_url
 
 
 class Exit(IntEnum):
@@ -45,26 +45,6 @@ class CommandError(RunstreamError):
         self.code = code
 
 
-def masked(url: str) -> str:
-    """A URL that can be shown: without its password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(a URL that cannot be read)"
-    return _without_query(parts)._replace(netloc=_masked_netloc(parts.netloc)).geturl()
-
-
-def _masked_netloc(netloc: str) -> str:
-    credentials, at, host = netloc.rpartition("@")
-    user, colon, _ = credentials.partition(":")
-    return f"{user}:***@{host}" if colon else f"{credentials}{at}{host}"
-
-
-def _without_query(parts: SplitResult) -> SplitResult:
-    """A password can stand in the query, too: `?password=...`."""
-    return parts._replace(query="..." if "password" in parts.query else parts.query)
-
-
 def explain(error: RunstreamError | RedisError, redis_url: str) -> tuple[int, str]:
     """The exit code for an error, and the line that tells it.
 
@@ -73,7 +53,7 @@ def explain(error: RunstreamError | RedisError, redis_url: str) -> tuple[int, st
         redis_url: the Redis that the command talks to.
     """
     if isinstance(error, RedisError):
-        return _explain_redis(error, masked(redis_url))
+        return _explain_redis(error, redact_url(redis_url))
     match error:
         case CommandError(code=code):
             return code, str(error)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from runstream.cli.exits import Exit, masked
+from runstream.cli.exits import Exit
 from runstream.cli.render import ago, fields, run_fields, table
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
@@ -19,6 +19,7 @@ from runstream.client import Client
 from runstream.connection import connect
 from runstream.keys import Keys
 from runstream.model import WorkerInfo, from_ms
+from runstream.redaction import redact_url
 
 _RUNS_LOOKED_AT = 100
 
@@ -62,7 +63,7 @@ async def _overview(args: argparse.Namespace, client: Client, output: Output) ->
         now = from_ms(seconds * 1000 + microseconds // 1000)
         graphs = {graph for worker in workers for graph in worker.graphs} | {run.graph for run in recent}
         queues = await _queues(redis, Keys(namespace(args)), workers, sorted(graphs), now)
-    about = {"url": masked(redis_url(args)), "namespace": namespace(args), **server}
+    about = {"url": redact_url(redis_url(args)), "namespace": namespace(args), **server}
     if output.pretty:
         _show(output, about, queues, workers, now)
     else:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from runstream.cli.terminal import Output
+from runstream.cli.terminal import Output, check_open
 from runstream.client import Client
 from runstream.settings import ClientSettings, namespace_from_environment, redis_url_from_environment
 
@@ -40,6 +40,7 @@ def with_client(
     """
 
     def run(args: argparse.Namespace) -> int:
+        check_open()
         if before is not None:
             before(args)
         return asyncio.run(_run(command, args))

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     set_up_logging(args.log_level)
     if not args.targets and args.config is None and Path(_PROJECT_FILE).is_file():
         args.config = _PROJECT_FILE
-    output = Output.choose(as_json=args.json)
+    output = Output.choose(as_json=args.json, optional=True)
     # The local default does not count: a newcomer's machine has no Redis, or somebody else's.
     named = args.redis or os.environ.get(REDIS_URL_VARIABLE, "")
     with session_redis(named, output) as redis:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from runstream.cli.exits import masked
 from runstream.cli.terminal import Output
 from runstream.embedded import EmbeddedKind, EmbeddedRedis
+from runstream.redaction import redact_url
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class SessionRedis:
         embedded: what it is if the session has started it; None if it was named.
     """
 
-    url: str
+    url: str = field(repr=False)
     about: str
     embedded: EmbeddedKind | None = None
 
     @property
     def shown_url(self) -> str:
         """The password of the throw-away Redis is there to be copied; any other is nobody's business."""
-        return self.url if self.embedded else masked(self.url)
+        return self.url if self.embedded else redact_url(self.url)
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def session_redis(named: str, output: Output) -> Iterator[SessionRedis]:
     """
     with nullcontext() if named else EmbeddedRedis() as embedded:
         if embedded is None:
-            yield SessionRedis(named, masked(named))
+            yield SessionRedis(named, redact_url(named))
             return
         if embedded.kind == "fakeredis" and not output.pretty:
             output.note(embedded.describe())

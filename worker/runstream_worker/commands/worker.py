@@ -19,6 +19,7 @@ from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
 from runstream.client import Client
 from runstream.connection import connect
+from runstream.redaction import RedactingFormatter, redact_url
 from runstream.settings import NAMESPACE_VARIABLE, REDIS_URL_VARIABLE, ClientSettings
 from runstream_worker.langgraph_json import ConfiguredCheckpointer
 from runstream_worker.settings import WorkerSettings
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     # state has. Otherwise whoever can write to Redis could have any class imported and called.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     set_up_logging(args.log_level)
-    output = Output(pretty=not args.json)
+    output = Output(pretty=not args.json, optional=True)
     if args.processes > 1:
         supervisor = Supervisor(command_of(args), args.processes, lambda ready: _announce(ready, output))
         return asyncio.run(supervisor.run())
@@ -93,6 +94,11 @@ def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
     """
     from runstream_worker.graphs import graph_source, load_graphs  # noqa: PLC0415 - imports langgraph
 
+    for target in args.targets:
+        if "://" in target:
+            raise CommandError(
+                f"{redact_url(target)!r} is a URL and no target; --redis takes that of Redis", Exit.USAGE
+            )
     if args.targets or args.config:
         loaded = load_graphs(args.targets, config_file=Path(args.config) if args.config else None)
         for warning in loaded.warnings:
@@ -133,7 +139,9 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
 
 def set_up_logging(level: str) -> None:
     """Log to standard error; what only echoes what others do is left out, unless everything is wanted."""
-    logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter(_LOG_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     if level != "debug":
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.WARNING)
