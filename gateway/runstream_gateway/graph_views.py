@@ -14,9 +14,8 @@ from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import from_json
 
-from runstream import EncodingError
 from runstream_gateway.errors import ApiError
-from runstream_worker.encoding import encode
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.graphs import Graph
 
 _logger = logging.getLogger("runstream.gateway")
@@ -60,10 +59,7 @@ async def drawing(graph: Graph, xray: int | bool) -> dict[str, Any]:
     for node in drawn["nodes"]:
         if isinstance(node.get("data"), dict):
             node["data"].pop("id", None)  # where the node's class is, which is nobody's business
-    try:
-        plain: dict[str, Any] = from_json(encode(drawn, "graph"))
-    except EncodingError as error:  # a node's metadata, for example
-        raise ApiError(422, f"this graph cannot be drawn: {error}") from None
+    plain: dict[str, Any] = from_json(JsonEncoder().encode(drawn, "graph"))
     return plain
 
 
@@ -103,7 +99,7 @@ def _first(graph: Any, *ways: Callable[[Any], Schema | None]) -> Schema | None:
     for way in ways:
         try:
             schema = way(graph)
-            return None if schema is None else from_json(encode(schema, "schema"))
+            return None if schema is None else from_json(JsonEncoder().encode(schema, "schema"))
         except Exception as error:  # noqa: BLE001 - users' classes have a say in it, and the other schemas are good
             _logger.debug("graph %r has no schema by %r: %s", getattr(graph, "name", None), way, error)
     return None

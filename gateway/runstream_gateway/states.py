@@ -20,7 +20,7 @@ from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.rehearsal import Rehearsal
 from runstream_gateway.told_errors import error_of, told_error
-from runstream_worker.encoding import encode
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.graphs import GraphSource, graph_with
 
 _logger = logging.getLogger("runstream.gateway")
@@ -217,7 +217,7 @@ def _check_encodable(steps: Sequence[Sequence[StateUpdate]], field: str) -> None
     """What could be written and not read again would make the thread unreadable."""
     try:
         for update in (update for step in steps for update in step):
-            encode(update.values, field)
+            JsonEncoder(strict=True).encode(update.values, field)
     except EncodingError as error:
         raise ApiError(422, str(error)) from None
 
@@ -229,8 +229,6 @@ def _reading(graph_name: str, thread_id: str) -> Iterator[None]:
         yield
     except ApiError:
         raise
-    except EncodingError as error:
-        raise ApiError(422, str(error)) from None
     except Exception as error:
         if _is_away(error):
             raise
@@ -298,7 +296,7 @@ def state_json(snapshot: StateSnapshot, *, show_errors: bool) -> dict[str, Any]:
         "checkpoint_id": (checkpoint or {}).get("checkpoint_id"),
         "parent_checkpoint_id": (parent or {}).get("checkpoint_id"),
     }
-    shown: dict[str, Any] = from_json(encode(state, "state"))
+    shown: dict[str, Any] = from_json(JsonEncoder().encode(state, "state"))
     return shown
 
 

@@ -8,7 +8,7 @@ RunstreamError
 ├── RunActive                 the run has not ended, and cannot be deleted before
 ├── ProtocolError             something in Redis was not written by a version this one can read
 ├── GraphLoadError            a worker's target could not be turned into a graph
-├── EncodingError             a graph emitted something that JSON cannot carry
+├── EncodingError             with strict_json, a graph emitted something that JSON cannot carry
 ├── AttemptFenced             an attempt that has lost its run wanted to write a checkpoint
 └── RunFailedError            the run has ended, and not well; `.info` tells how
     ├── RunErrored            the graph raised
@@ -95,7 +95,7 @@ class GraphLoadError(RunstreamError):
 
 
 class EncodingError(RunstreamError):
-    """A graph emitted something that JSON cannot carry."""
+    """A run with `strict_json` emitted something that JSON cannot carry."""
 
 
 class AttemptFenced(RunstreamError):

@@ -59,6 +59,8 @@ class RunOptions(TypedDict, total=False):
         continues: the id of a run on this thread that ended early, or ids of several. If the thread's last checkpoint
             is of one of these, this run goes on from there, and its input, which has been saved by then, is not given
             to the graph again.
+        strict_json: whether a value that has no JSON form ends the run with an `EncodingError`; otherwise a marker
+            stands in its place. The worker's setting when left out.
         retention: seconds, or a timedelta, that record and stream are kept after the end.
     """
 
@@ -85,6 +87,7 @@ class RunOptions(TypedDict, total=False):
     multitask_strategy: Strategy
     max_attempts: int
     restartable: bool
+    strict_json: bool | None
     continues: str | Sequence[str] | None
 
 
@@ -111,6 +114,7 @@ class RunRequest(BaseModel):
     version: Literal["v1", "v2"] = "v1"
     timeout: float | None = None
     restartable: bool = False
+    strict_json: bool | None = None
     continues: list[str] = Field(default_factory=list)
 
 
@@ -164,10 +168,10 @@ def prepare(graph: str, input: object, options: Mapping[str, Any], *, max_bytes:
     for name in ("output_keys", "interrupt_before", "interrupt_after"):
         fields[name] = _names(name, options.get(name))
     fields["continues"] = _run_ids("continues", options.get("continues"))
-    for name in ("subgraphs", "debug", "restartable"):
+    for name in ("subgraphs", "debug", "restartable", "strict_json"):
         if options.get(name) is not None and not isinstance(options[name], bool):
             raise InvalidRequest(name, f"{options[name]!r} must be True or False")
-    for name in ("durability", "subgraphs", "debug", "version", "restartable"):
+    for name in ("durability", "subgraphs", "debug", "version", "restartable", "strict_json"):
         if options.get(name) is not None:
             fields[name] = options[name]
     metadata = _object("metadata", options.get("metadata"))
@@ -201,6 +205,8 @@ def to_json(request: RunRequest) -> str:
 def digest_of(request: RunRequest, thread_id: str | None, metadata: Mapping[str, Any]) -> str:
     """What tells one request from another under the same id or key; a thread that nobody chose is no part of it."""
     same = {**request.model_dump(mode="json"), "thread_id": thread_id or ""}
+    if same["strict_json"] is None:
+        del same["strict_json"]  # versions that do not know it make the same digest
     return hashlib.sha256(json.dumps([same, metadata], sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, RootModel
 from pydantic_core import from_json
 
 from runstream.errors import EncodingError
-from runstream_worker.encoding import MAX_DEPTH, encode, encode_data, encode_small
+from runstream_worker.encoding import MAX_DEPTH, JsonEncoder
 
 
 class Color(enum.Enum):
@@ -73,6 +73,7 @@ class Failing(BaseModel):
         raise ZeroDivisionError("in user code")
 
 
+STRICT = JsonEncoder(strict=True)
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 CALL = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
 
@@ -93,6 +94,7 @@ FORMS = [
         {"2026-01-02": 1, str(uuid.UUID(int=0)): 2, "red": 3},
     ),
     ({Level.HIGH: 2**70}, {"3": 2**70}),
+    ({2**70: 3}, {str(2**70): 3}),
     (Point(1, {2}), {"x": 1, "y": [2]}),
     (Place("here", Point(1, 2)), {"name": "here", "point": {"x": 1, "y": 2}}),
     (Place("here", {1: 2**70}), {"name": "here", "point": {"1": 2**70}}),
@@ -138,29 +140,29 @@ IDS = [f"{type(value).__name__}-{number}" for number, (value, _) in enumerate(FO
 
 @pytest.mark.parametrize(("value", "form"), FORMS, ids=IDS)
 def test_forms(value: object, form: object) -> None:
-    assert from_json(encode(value, "x")) == form
-    assert from_json(encode_small({"a": [value]}, "x")) == {"a": [form]}
+    assert from_json(STRICT.encode(value, "x")) == form
+    assert from_json(STRICT.encode_small({"a": [value]}, "x")) == {"a": [form]}
 
 
 @pytest.mark.parametrize(("value", "form"), FORMS, ids=IDS)
 def test_forms_are_the_same_beside_what_orjson_refuses(value: object, form: object) -> None:
-    assert from_json(encode([{1: 2}, value, {"a": value}], "x")) == [{"1": 2}, form, {"a": form}]
+    assert from_json(STRICT.encode([{1: 2}, value, {"a": value}], "x")) == [{"1": 2}, form, {"a": form}]
 
 
 def test_a_model_keeps_what_the_subclasses_in_it_add() -> None:
     state = Model(when=NOON, messages=[AIMessage("", tool_calls=[CALL])])
-    written = from_json(encode(state, "x"))
+    written = from_json(STRICT.encode(state, "x"))
     assert written == {"when": NOON.isoformat(), "messages": [AIMessage("", tool_calls=[CALL]).model_dump()]}
 
 
 def test_sets_that_cannot_be_sorted_are_written_in_any_order() -> None:
-    assert sorted(map(str, from_json(encode({1, "a"}, "x")))) == ["1", "a"]
+    assert sorted(map(str, from_json(STRICT.encode({1, "a"}, "x")))) == ["1", "a"]
 
 
 def test_numpy() -> None:
     np = pytest.importorskip("numpy")
     grid = np.arange(4).reshape(2, 2)
-    assert from_json(encode({"a": grid, "b": grid.T, "c": np.float32(0.5), "d": [2**70, grid.T]}, "x")) == {
+    assert from_json(STRICT.encode({"a": grid, "b": grid.T, "c": np.float32(0.5), "d": [2**70, grid.T]}, "x")) == {
         "a": [[0, 1], [2, 3]],
         "b": [[0, 2], [1, 3]],
         "c": 0.5,
@@ -180,7 +182,6 @@ REFUSED = [
     ),
     ({"a": Failing()}, r"updates\.a: .*Failing is not JSON: ZeroDivisionError: in user code"),
     ({"a": {(1, 2): 3}}, r"updates\.a: tuple cannot be a key in JSON"),
-    ({"a": {2**70: 3}}, r"updates\.a: int cannot be a key in JSON"),
     ({"a": {1: 2, "1": 3}}, r"updates\.a: two of its keys are '1' in JSON"),
     ({"a": 10**5000}, r"updates\.a: Exceeds the limit"),
 ]
@@ -189,7 +190,7 @@ REFUSED = [
 @pytest.mark.parametrize(("value", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_refused(value: object, message: str) -> None:
     with pytest.raises(EncodingError, match=message):
-        encode_data("updates", value)
+        STRICT.encode_data("updates", value)
 
 
 def nested(levels: int) -> object:
@@ -207,26 +208,26 @@ def test_depth() -> None:
 
 def check_depth() -> None:
     for value in (nested(MAX_DEPTH), {1: nested(MAX_DEPTH - 1)}, Slotted(nested(MAX_DEPTH - 1))):
-        assert from_json(b'{"d":%b}' % encode(value, "x"))
-        assert encode_small(value, "x") == encode(value, "x")
+        assert from_json(b'{"d":%b}' % STRICT.encode(value, "x"))
+        assert STRICT.encode_small(value, "x") == STRICT.encode(value, "x")
     for value in (nested(MAX_DEPTH + 1), {1: nested(MAX_DEPTH)}, nested(100_000), {1: nested(100_000)}):
         with pytest.raises(EncodingError, match="nested deeper than 190 levels"):
-            encode(value, "x")
+            STRICT.encode(value, "x")
         with pytest.raises(EncodingError, match="nested deeper than 190 levels"):
-            encode_small(value, "x")
+            STRICT.encode_small(value, "x")
 
 
 def test_values_that_contain_themselves() -> None:
     ring: list[object] = []
     ring.append({"a": ring})
     with pytest.raises(EncodingError, match=r"^x\[0\]\.a: list contains itself$"):
-        encode(ring, "x")
+        STRICT.encode(ring, "x")
     place = Place("n", None)
     place.point = [place]
     with pytest.raises(EncodingError, match=r"^x\.point\[0\]: .*Place contains itself$"):
-        encode(place, "x")
+        STRICT.encode(place, "x")
     twice = [1]
-    assert encode({1: twice, 2: twice}, "x") == b'{"1":[1],"2":[1]}'
+    assert STRICT.encode({1: twice, 2: twice}, "x") == b'{"1":[1],"2":[1]}'
 
 
 def test_a_stack_that_is_nearly_used_up_is_no_recursion_error() -> None:
@@ -234,7 +235,7 @@ def test_a_stack_that_is_nearly_used_up_is_no_recursion_error() -> None:
         if levels:
             return deep(levels - 1)
         with pytest.raises(EncodingError, match="nested too deeply for the stack"):
-            encode({1: nested(150)}, "x")
+            STRICT.encode({1: nested(150)}, "x")
         return None
 
     deep(700)
@@ -249,9 +250,9 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_json_stays_as_it_is(value: object) -> None:
-    assert from_json(encode(value, "x")) == value
-    assert from_json(encode([{1: 2}, value], "x"))[1] == value
-    assert orjson.loads(encode_small(value, "x")) is not NotImplemented
+    assert from_json(STRICT.encode(value, "x")) == value
+    assert from_json(STRICT.encode([{1: 2}, value], "x"))[1] == value
+    assert orjson.loads(STRICT.encode_small(value, "x")) is not NotImplemented
 
 
 def test_checkpoints_keep_the_public_part_of_the_config() -> None:
@@ -261,9 +262,9 @@ def test_checkpoints_keep_the_public_part_of_the_config() -> None:
     }
     payload = {"config": config, "parent_config": None, "values": {"a": 1}}
     public = {"configurable": {"thread_id": "t", "user": {"id": 1}}}
-    assert from_json(encode_data("checkpoints", payload)) == {**payload, "config": public}
+    assert from_json(STRICT.encode_data("checkpoints", payload)) == {**payload, "config": public}
     ids = {"thread_id": "t", "checkpoint_ns": None, "checkpoint_id": None}
-    assert from_json(encode_data("debug", {"type": "checkpoint", "step": 1, "payload": payload})) == {
+    assert from_json(STRICT.encode_data("debug", {"type": "checkpoint", "step": 1, "payload": payload})) == {
         "type": "checkpoint",
         "step": 1,
         "payload": {**payload, "config": public, "checkpoint": ids, "parent_checkpoint": None},

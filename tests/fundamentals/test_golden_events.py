@@ -28,6 +28,7 @@ from pydantic_core import from_json
 
 from runstream.model import STREAM_MODES
 from runstream_worker.chunks import chunks
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.events import EventEncoder
 from runstream_worker.origins import Origins
 
@@ -117,7 +118,7 @@ async def events(mode: StreamMode, version: Literal["v1", "v2"]) -> list[bytes]:
     first: Any = {"messages": [{"type": "human", "content": "hi", "id": "human-1"}], "notes": []}
     answer: Command[Any] = Command(resume="yes")
     for attempt, graph_input in enumerate((first, answer), 1):
-        encoder, origins = EventEncoder(), Origins()
+        encoder, origins = EventEncoder(JsonEncoder()), Origins()
         running = chunks(compiled, graph_input, config, modes=modes, version=version, subgraphs=True)
         with pytest.raises(ValueError, match="boom") if attempt == 2 else nullcontext():
             async with aclosing(running) as emitted:

@@ -25,7 +25,7 @@ from tests.support.workers import Workers
 from runstream import Client, RunErrored
 from runstream.model import STREAM_MODES
 from runstream_worker.chunks import Chunk, chunks
-from runstream_worker.encoding import MAX_DEPTH, encode_data
+from runstream_worker.encoding import MAX_DEPTH, JsonEncoder
 from runstream_worker.origins import Origins
 
 HI: dict[str, Any] = {"messages": [{"type": "human", "content": "hi", "id": "h"}]}
@@ -42,7 +42,7 @@ async def emitted(case: Case, saver: Any, graph_input: Any, modes: list[str], **
         async with aclosing(stream) as running:
             async for chunk in running:
                 # At once, as a worker does: LangGraph goes on changing some of what it has emitted.
-                found.append(chunk._replace(data=orjson.loads(encode_data(chunk.mode, chunk.data))))  # noqa: PERF401 - and keep it
+                found.append(chunk._replace(data=orjson.loads(JsonEncoder().encode_data(chunk.mode, chunk.data))))  # noqa: PERF401 - and keep it
     except Exception as error:  # noqa: BLE001 - whatever the graph raises is compared
         found.append(f"{type(error).__name__}: {error}")
     return found
@@ -161,16 +161,16 @@ class Connection:
 
 
 def encoded(data: object) -> Any:
-    return orjson.loads(encode_data("events", {"event": "on_custom_event", "data": data}))["data"]
+    return orjson.loads(JsonEncoder().encode_data("events", {"event": "on_custom_event", "data": data}))["data"]
 
 
 def test_what_json_cannot_carry_has_something_in_its_place() -> None:
-    there = {"type": "not_implemented", "id": [*__name__.split("."), "Connection"]}
+    there = {"lc": 1, "type": "not_implemented", "id": [*__name__.split("."), "Connection"]}
     message = AIMessageChunk(content="hi", id="1")
     assert encoded({"a": [Connection(), 1], "message": message, "lock": threading.Lock(), "huge": 2**70}) == {
         "a": [there, 1],
         "message": message.model_dump(),
-        "lock": {"type": "not_implemented", "id": ["_thread", "lock"]},
+        "lock": {"lc": 1, "type": "not_implemented", "id": ["_thread", "lock"]},
         "huge": 2**70,
     }
     assert encoded(AIMessageChunk(content="hi", additional_kwargs={"connection": Connection()}))[
@@ -191,12 +191,12 @@ def test_configs_and_runtimes_are_not_shown() -> None:
 def test_what_has_no_end_has_one() -> None:
     endless: list[Any] = [1]
     endless.append(endless)
-    assert encoded(endless) == [1, {"type": "not_implemented", "id": ["builtins", "list"]}]
+    assert encoded(endless) == [1, {"lc": 1, "type": "not_implemented", "id": ["builtins", "list"]}]
     deep: list[Any] = []
     for _ in range(2 * MAX_DEPTH):
         deep = [deep]
-    assert b"not_implemented" in encode_data("events", {"data": deep})
-    assert encoded({(1, 2): "x"}) == {"type": "not_implemented", "id": ["builtins", "dict"]}
+    assert b"not_implemented" in JsonEncoder().encode_data("events", {"data": deep})
+    assert encoded({(1, 2): "x"}) == {"lc": 1, "type": "not_implemented", "id": ["builtins", "dict"]}
 
 
 async def test_it_does_not_fail_the_run(client: Client, workers: Workers) -> None:

@@ -207,6 +207,7 @@ def test_options_travel_as_they_are() -> None:
         "thread_id": "t-1",
         "timeout": timedelta(minutes=1),
         "restartable": True,
+        "strict_json": True,
         "continues": _RUN.upper(),
     }
     sent = request({"n": 1}, **options).model_dump(exclude={"v", "graph", "command"})
@@ -238,9 +239,9 @@ def test_what_only_the_queue_needs_to_know_does_not_travel_with_the_request() ->
     assert plain.digest == prepared.digest
 
 
-@pytest.mark.parametrize("option", ["restartable", "continues"])
+@pytest.mark.parametrize("option", ["restartable", "strict_json", "continues"])
 def test_what_the_worker_needs_to_know_makes_another_request(option: str) -> None:
-    value = {"restartable": True, "continues": [new_run_id()]}[option]
+    value = {"restartable": True, "strict_json": False, "continues": [new_run_id()]}[option]
     changed, plain = (prepare("agent", None, options, max_bytes=LIMIT) for options in ({option: value}, {}))
     assert json.loads(changed.request_json)[option] == value
     assert option not in json.loads(plain.request_json)
@@ -254,7 +255,7 @@ def test_the_id_of_the_run_that_is_gone_on_with_has_its_one_spelling() -> None:
 
 
 def test_options_that_are_none_are_as_if_they_were_left_out() -> None:
-    names = ("multitask_strategy", "max_attempts", "start_within", "restartable", "continues")
+    names = ("multitask_strategy", "max_attempts", "start_within", "restartable", "strict_json", "continues")
     given, left_out = (prepare("agent", None, options, max_bytes=LIMIT) for options in (dict.fromkeys(names), {}))
     assert given.model_dump(exclude={"run_id", "request", "request_json"}) == left_out.model_dump(
         exclude={"run_id", "request", "request_json"}
@@ -364,7 +365,7 @@ async def test_limits_hold_for_what_comes_along_with_a_request(client: Client) -
         await client.runs(limit=0)
 
 
-@pytest.mark.parametrize("option", ["restartable", "subgraphs", "debug"])
+@pytest.mark.parametrize("option", ["restartable", "strict_json", "subgraphs", "debug"])
 def test_what_is_yes_or_no_is_not_guessed(option: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"{option}: 'yes' must be True or False"):
         request(None, **{option: "yes"})

@@ -24,14 +24,14 @@ from tests.support.openai_server import Text as Tokens
 from runstream import Event, Fold
 from runstream.toolcalls import parse_partial
 from runstream_worker.default_agent import default_agent
-from runstream_worker.encoding import encode_data
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.offline_model import OfflineChatModel
 
 NODE = {"langgraph_node": "model"}
 
 
 def as_json(message: Any) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(encode_data("values", message.model_dump()))
+    told: dict[str, Any] = json.loads(JsonEncoder().encode_data("values", message.model_dump()))
     return told
 
 
@@ -203,7 +203,7 @@ async def folded(graph: Any, question: dict[str, Any], **options: Any) -> tuple[
     async for ns, mode, data in graph.astream(question, stream_mode=["messages", "values"], subgraphs=True, **options):
         number += 1
         task = "|".join(ns) if mode == "values" else data[1]["langgraph_checkpoint_ns"]
-        fold.apply(Event(f"1-{number}", mode, ns, json.loads(encode_data(mode, data)), task=task))
+        fold.apply(Event(f"1-{number}", mode, ns, json.loads(JsonEncoder().encode_data(mode, data)), task=task))
         values = data if mode == "values" and not ns else values
     fold.apply(Event(f"1-{number + 1}", "end", (), {"status": "success", "at": 0}))
     return fold, values
@@ -237,7 +237,7 @@ async def test_the_folded_messages_of_an_agent_are_those_of_its_state(model: Bas
 
     assert [message["type"] for message in fold.messages] == ["ai", "tool", "ai"]
     assert fold.messages == said(values)
-    assert fold.values == json.loads(encode_data("values", values))
+    assert fold.values == json.loads(JsonEncoder().encode_data("values", values))
 
 
 async def test_a_message_of_the_default_agent_has_its_metadata() -> None:

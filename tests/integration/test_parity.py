@@ -312,12 +312,12 @@ async def returns_lock(state: Steps) -> Any:
     ],
     ids=["custom", "updates", "values", "result"],
 )
-async def test_what_is_not_json_ends_the_run_and_not_the_worker(
+async def test_with_strict_json_what_is_not_json_ends_the_run_and_not_the_worker(
     *, node: Any, modes: Any, place: str, before: list[Any], client: Client, workers: Workers
 ) -> None:
     # Without checkpoints, so that nothing else trips over it first.
     await workers.start({"checkpointer_url": "none"}, graph=one_node(node), fine=one_node(fine))
-    run = await client.enqueue("graph", NONE, stream_mode=modes)
+    run = await client.enqueue("graph", NONE, stream_mode=modes, strict_json=True)
     with pytest.raises(RunErrored) as caught:
         await client.wait(run.run_id)
     error = caught.value.info.error

@@ -24,6 +24,7 @@ from runstream.model import ErrorInfo, Status
 from runstream.request import RunRequest
 from runstream.scripts import Claimed, Hold
 from runstream.tasks import cancel
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.execution import Execution, Means
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.infrastructure import Unavailable
@@ -56,6 +57,7 @@ class Attempt:
         self._execution: Execution | None = None
         self._is_draining = False
         self._write_retry = _WRITE_RETRY
+        self._json = JsonEncoder()
         self._publisher = Publisher(
             means.outbox,
             self._hold,
@@ -64,6 +66,7 @@ class Attempt:
             first_seq=0 if claimed.after else 1,
             limit=means.settings.buffer_events,
             limit_bytes=means.settings.buffer_bytes,
+            json=self._json,
         )
 
     async def run(self) -> Outcome | GivenBack | None:
@@ -73,6 +76,8 @@ class Attempt:
         except ProtocolError as error:
             _logger.warning("run %s cannot be read: %s", self.run_id, error)
             return await self._leave(failed(error), None)
+        strict = request.strict_json
+        self._json.strict = self._means.settings.strict_json if strict is None else strict
         self._execution = Execution(request, self._claimed, self._means, self._publisher)
         if self._is_draining:
             self._execution.drain()
@@ -169,6 +174,7 @@ class Attempt:
     ) -> Outcome | GivenBack | None:
         """Write the end or give the run back, however often it takes; None when the run is not this attempt's."""
         await self._publisher.flush()
+        self._warn_of_markers()
         if self.guard.cause in (Cause.LOST, Cause.FULL, Cause.REFUSED):
             # Learned from the replies to the last events; what was not published cannot have been a success.
             outcome = broken_off(self.guard)
@@ -181,6 +187,18 @@ class Attempt:
                 return await self._give_back(outcome)
             case None:
                 return None
+
+    def _warn_of_markers(self) -> None:
+        """Log, once for the attempt, where the run shows markers in the place of values."""
+        if replaced := self._json.replaced:
+            places = ", ".join(f"{place} ({what})" for place, what in replaced.items())
+            _logger.warning(
+                "run %s: readers see the marker 'not_implemented' in the place of values that have no JSON form: %s%s; "
+                "enqueue with strict_json=True to make that an error",
+                self.run_id,
+                places,
+                " and perhaps more" if self._json.has_replaced_more else "",
+            )
 
     async def _roll_back_if_wanted(self, thread_id: str) -> None:
         """Remove what the run has saved, if that was asked for. What this does not get to do the next attempt does."""

@@ -1,260 +1,185 @@
 """Turns what a graph emits into JSON, in the shapes of LangGraph's own API.
 
-`orjson` does the work; what it has no form for is given one here, and what nothing has a form for is refused with the
-path to it. Nothing is ever turned into its `repr`: a reader could not tell such text from data.
+`orjson` does the work; what it has no form for is given one in `forms`.
 
 | Python                                           | JSON                                                              |
 |--------------------------------------------------|-------------------------------------------------------------------|
-| dict with keys that are not str                  | keys as orjson's `OPT_NON_STR_KEYS` writes them (`1` -> `"1"`)    |
+| dict with keys that are not str                  | keys as the text of what the key is as a value (`1` -> `"1"`)     |
 | int of any size                                  | number (JavaScript rounds beyond 2^53)                            |
-| NaN, Infinity                                    | null                                                              |
-| str with lone surrogates                         | each of them becomes U+FFFD                                       |
+| NaN, Infinity, also of Decimal; NaT; pandas' NA  | null                                                              |
+| str with surrogates                              | pairs are joined, lone ones become U+FFFD                         |
 | LangChain message                                | `message.model_dump()`                                            |
 | Pydantic model                                   | `model.model_dump()`, fields by the class of what they hold       |
-| dataclass                                        | object of its fields, without those whose name begins with `_`    |
+| dataclass, attrs class                           | object of its fields, without those whose name begins with `_`    |
 | NamedTuple                                       | object of its fields                                              |
 | other Mapping                                    | object                                                            |
-| tuple, deque, set, frozenset                     | array; sets sorted where their items can be                       |
+| tuple, deque, set, frozenset, range, dict view   | array; sets sorted where their items can be                       |
 | Enum                                             | its value                                                         |
-| datetime, date, time                             | ISO 8601                                                          |
-| timedelta                                        | number of seconds                                                 |
-| Decimal                                          | string: a number would lose digits                                |
+| datetime, date, time, `np.datetime64`            | ISO 8601                                                          |
+| timedelta, `np.timedelta64`                      | number of seconds                                                 |
+| Decimal, Fraction                                | string: a number would lose digits                                |
 | bytes, bytearray, memoryview                     | base64                                                            |
-| UUID, path, IP address or network, ZoneInfo      | string                                                            |
+| UUID, path, IP address or network, time zone     | string                                                            |
+| Pydantic URL without a password, pandas Period   | string                                                            |
 | re.Pattern                                       | string, the pattern                                               |
 | exception                                        | `{"error": class name, "message": str(exception)}`                |
-| numpy array or scalar                            | array or number                                                   |
+| numpy array or scalar                            | array or number; structured: object of its fields                 |
 | langgraph `Interrupt`                            | `{"value", "id", "response_schema"}`                              |
 | langgraph `Send`                                 | `{"node", "input"}`                                               |
 | langgraph `Command`                              | `{"graph", "update", "resume", "goto"}`                           |
 | langgraph `Overwrite`                            | `{"value", "type": "__overwrite__"}`                              |
 
-Refused: every other class, dict keys that orjson refuses or that would be the same key in JSON, values that contain
-themselves, and values nested deeper than `MAX_DEPTH`.
+Every other value has no form: objects of other classes (locks, clients, iterators, secrets, pandas' tables), complex
+numbers, objects with a key that is no scalar in JSON (a tuple), values that contain themselves or are nested deeper
+than `MAX_DEPTH`, and those whose own code raises when it is asked for their parts. LangChain's marker stands in their
+place, `{"lc": 1, "type": "not_implemented", "id": ["module", "path", "Class"]}`. It has no `repr`, which would show
+secrets, and which a reader could not tell from data. The marker also stands in the place of LangChain's configs and
+LangGraph's runtimes, which may hold secrets. Where two keys of an object are the same in JSON, the later one stands, as
+JSON parsers have it.
 
-Not so in records of mode `events`: they tell what passes between the parts of a graph, which may be anything. There
-`{"type": "not_implemented", "id": ["module", "path", "Class"]}` stands in the place of what is refused, as LangChain
-has it, but without a `repr`; and in that of configs and runtimes, which hold what nobody should see.
+A strict encoder raises `EncodingError` instead, with the path to the value.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import datetime as dt
-import decimal
 import enum
-import ipaddress
-import pathlib
-import re
-import sys
-import uuid
-import zoneinfo
-from collections import deque
+import types
 from collections.abc import Callable, Mapping
-from functools import singledispatch
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
-from langchain_core.messages import BaseMessage
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime
-from langgraph.types import Send
-from pydantic import BaseModel
 
+from runstream.characters import well_formed
 from runstream.errors import EncodingError
+from runstream_worker.forms import NoForm, plain
 
 MAX_DEPTH: Final = 190
 """How deep data may be nested. The readers' parser (pydantic_core's) stops at 201 levels, and the event adds some."""
 
 _ORJSON_DEPTH: Final = 254
 _HEADROOM: Final = _ORJSON_DEPTH - MAX_DEPTH
-_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 _PRIVATE: Final = "__pregel_"
+_MOST_PLACES: Final = 20
+_LONGEST_PLACE: Final = 200
+_NOT_A_NAME: Final = ("builtins", "object")
+_NAMED_THEMSELVES: Final = (types.FunctionType, types.BuiltinFunctionType)
 
 
-def encode_data(mode: str, data: object) -> bytes:
-    """Encode the data of one chunk.
-
-    Args:
-        mode: the chunk's stream mode. `checkpoints` and `debug` carry the run's config, of whose `configurable` only
-            what JSON can carry and what is not LangGraph's own (`__pregel_*`) is kept. In `events` nothing is refused.
-        data: what LangGraph emitted in this mode.
-
-    Raises:
-        EncodingError: something in it has no JSON form; the message names its place (`updates.agent.conn`) and class.
-    """
-    if mode == "events":
-        return _encode_leniently(data)
-    if mode == "checkpoints":
-        data = _with_public_configs(data)
-    elif mode == "debug" and isinstance(data, dict) and data.get("type") == "checkpoint":
-        data = {**data, "payload": _with_checkpoint_ids(_with_public_configs(data["payload"]))}
-    return encode(data, mode)
-
-
-def encode(value: object, path: str) -> bytes:
-    """Encode any value.
+class JsonEncoder:
+    """Encodes the values of one run.
 
     Args:
-        value: what to encode.
-        path: what to call the value in error messages.
+        strict: whether a value without a JSON form is refused; otherwise a marker stands in its place. In the records
+            of mode `events` nothing is ever refused: they show what passes between the parts of a graph.
 
-    Raises:
-        EncodingError: something in it has no JSON form.
+    Attributes:
+        strict: as above.
+        replaced: where markers stand, and the class of what they stand for; the first 20 places. Those in records of
+            mode `events` are not counted.
     """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.replaced: dict[str, str] = {}
+
+    @property
+    def has_replaced_more(self) -> bool:
+        """Whether there may be more such places than `replaced` has."""
+        return len(self.replaced) >= _MOST_PLACES
+
+    def encode_data(self, mode: str, data: object) -> bytes:
+        """Encode the data of one chunk.
+
+        Args:
+            mode: the chunk's stream mode. `checkpoints` and `debug` carry the run's config, of whose `configurable`
+                only what JSON can carry and what is not LangGraph's own (`__pregel_*`) is kept.
+            data: what LangGraph emitted in this mode.
+
+        Raises:
+            EncodingError: the encoder is strict, and something has no JSON form; the message names its place
+                (`updates.agent.conn`) and class.
+        """
+        if mode == "events":
+            return _encoded(data, lambda: _Rebuilding("events", {}))
+        if mode == "checkpoints":
+            data = _with_public_configs(data)
+        elif mode == "debug" and isinstance(data, dict) and data.get("type") == "checkpoint":
+            data = {**data, "payload": _with_checkpoint_ids(_with_public_configs(data["payload"]))}
+        return self.encode(data, mode)
+
+    def encode(self, value: object, path: str) -> bytes:
+        """Encode any value.
+
+        Args:
+            value: what to encode.
+            path: what to call the value in messages.
+
+        Raises:
+            EncodingError: the encoder is strict, and something has no JSON form.
+        """
+        return _encoded(value, lambda: _Rebuilding(path, None if self.strict else self.replaced))
+
+    def encode_small(self, value: object, path: str) -> bytes:
+        """Do what `encode` does, faster for values of a few hundred bytes and slower for bigger ones."""
+        try:
+            encoded = orjson.dumps(value, default=plain)
+        except orjson.JSONEncodeError:
+            return self.encode(value, path)
+        # A level takes two brackets, so a short text cannot be too deep.
+        return encoded if len(encoded) <= 2 * MAX_DEPTH else self.encode(value, path)
+
+
+def _encoded(value: object, rebuilding: Callable[[], _Rebuilding]) -> bytes:
     try:
         return _dump_within_depth(value)
     except orjson.JSONEncodeError:
         # Rare, so it may be slow: walk the value, mend what orjson is too strict for, and name what cannot be mended.
-        return _dump_within_depth(_rebuild(value, path))
-
-
-def _encode_leniently(value: object) -> bytes:
-    try:
-        return _dump_within_depth(value)
-    except orjson.JSONEncodeError:
-        return _dump_within_depth(_Lenient("events").rebuild(value))
-
-
-def encode_small(value: object, path: str) -> bytes:
-    """Do what `encode` does, faster for values of a few hundred bytes and slower for bigger ones."""
-    try:
-        encoded = orjson.dumps(value, default=plain, option=_OPTIONS)
-    except orjson.JSONEncodeError:
-        return encode(value, path)
-    # A level takes two brackets, so a short text cannot be too deep.
-    return encoded if len(encoded) <= 2 * MAX_DEPTH else encode(value, path)
+        return _dump_within_depth(rebuilding().whole(value))
 
 
 def _dump_within_depth(value: object) -> bytes:
     """Let orjson count the depth: wrapped in lists, the value has only `MAX_DEPTH` of orjson's levels left."""
     for _ in range(_HEADROOM):
         value = [value]
-    return orjson.dumps(value, default=plain, option=_OPTIONS)[_HEADROOM:-_HEADROOM]
-
-
-# --- one class at a time ----------------------------------------------------------------------------------------------
-
-
-@singledispatch
-def plain(value: object) -> object:
-    """Give the form of a value that orjson has none for: one level of it, the rest is asked for in turn.
-
-    Raises:
-        TypeError: there is none.
-    """
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
-        return value.tolist()  # the arrays that orjson leaves: not contiguous, or of a dtype that it does not know
-    raise TypeError(
-        "use plain data, a message, a dataclass or a Pydantic model, or keep it out of the stream: objects such as "
-        "clients and connections belong in the graph's context, not in its state"
-    )
-
-
-@plain.register
-def _message(value: BaseMessage) -> object:
-    return value.model_dump()
-
-
-@plain.register
-def _model(value: BaseModel) -> object:
-    # By declared type, a list[BaseMessage] would lose everything that a subclass adds, such as tool_calls.
-    return value.model_dump(serialize_as_any=True)
-
-
-@plain.register
-def _send(value: Send) -> object:
-    return {"node": value.node, "input": value.arg}
-
-
-@plain.register
-def _exception(value: BaseException) -> object:
-    return {"error": type(value).__name__, "message": str(value)}
-
-
-@plain.register
-def _tuple(value: tuple) -> object:  # type: ignore[type-arg]  # singledispatch takes the bare class only
-    as_dict: Callable[[], dict[str, object]] | None = getattr(value, "_asdict", None)
-    return list(value) if as_dict is None else as_dict()
-
-
-@plain.register(set)
-@plain.register(frozenset)
-def _set(value: set[Any] | frozenset[Any]) -> object:
-    try:
-        return sorted(value)
-    except TypeError:
-        return list(value)
-
-
-@plain.register
-def _float(value: float) -> object:
-    return float(value)  # orjson takes no subclasses of it
-
-
-@plain.register
-def _timedelta(value: dt.timedelta) -> object:
-    return value.total_seconds()
-
-
-@plain.register(dt.date)
-@plain.register(dt.time)
-def _isoformat(value: dt.date | dt.time) -> object:
-    return value.isoformat()
-
-
-@plain.register
-def _enum(value: enum.Enum) -> object:
-    return value.value
-
-
-@plain.register
-def _pattern(value: re.Pattern) -> object:  # type: ignore[type-arg]  # singledispatch takes the bare class only
-    return value.pattern
-
-
-@plain.register(bytes)
-@plain.register(bytearray)
-@plain.register(memoryview)
-def _bytes(value: bytes | bytearray | memoryview) -> object:
-    return base64.b64encode(value).decode("ascii")
-
-
-plain.register(deque, list)
-plain.register(Mapping, dict)
-for _written_as_text in (
-    decimal.Decimal,
-    uuid.UUID,
-    pathlib.PurePath,
-    zoneinfo.ZoneInfo,
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-):
-    plain.register(_written_as_text, str)
-
-
-# --- what orjson refused ----------------------------------------------------------------------------------------------
-
-
-def _rebuild(value: object, path: str) -> object:
-    try:
-        return _Rebuilding(path).rebuild(value)
-    except RecursionError as error:
-        raise EncodingError(f"{path}: nested too deeply for the stack that is left") from error
+    return orjson.dumps(value, default=plain)[_HEADROOM:-_HEADROOM]
 
 
 class _Rebuilding:
-    """Rebuilds a value from parts that orjson takes, and knows where in the value it is."""
+    """Rebuilds a value from parts that orjson takes, and knows where in the value it is.
 
-    def __init__(self, root: str) -> None:
+    Args:
+        root: what to call the value.
+        replaced: where to note what a marker stands for; None to refuse it.
+    """
+
+    def __init__(self, root: str, replaced: dict[str, str] | None) -> None:
         self._path = [root]
         self._open: set[int] = set()
+        self._replaced = replaced
 
-    def rebuild(self, value: object) -> object:
+    def whole(self, value: object) -> object:
+        """Rebuild the whole value.
+
+        Raises:
+            EncodingError: something in it has no form, and nothing may stand in its place.
+        """
+        try:
+            return self._rebuilt(value)
+        except Exception as error:
+            # User code: anything may happen when a value is asked for its parts.
+            if self._replaced is not None:
+                return self._marker(value)
+            if isinstance(error, RecursionError):
+                raise EncodingError(f"{self._path[0]}: nested too deeply for the stack that is left") from error
+            raise
+
+    def _rebuilt(self, value: object) -> object:
+        if self._replaced is not None and (isinstance(value, Runtime | ToolRuntime) or _is_config(value)):
+            return self._marker(value)
         if isinstance(value, dict):
             return self._inside(value, self._object)
         if isinstance(value, list) or type(value) is tuple:
@@ -279,42 +204,60 @@ class _Rebuilding:
         for key, item in value.items():
             name = self._key(key)
             if name in built:
-                raise EncodingError(f"{self._where()}: two of its keys are {name!r} in JSON")
+                self._note_collision(name)
             built[name] = self._child(f".{name}" if name.isidentifier() else f"[{name!r}]", item)
         return built
 
+    def _note_collision(self, name: str) -> None:
+        if self._replaced is None:
+            raise EncodingError(f"{self._where()}: two of its keys are {name!r} in JSON")
+        self._note(f"two keys that are {name[:_LONGEST_PLACE]!r} in JSON")
+
     def _array(self, value: list[object] | tuple[object, ...]) -> object:
-        return [self._child(f"[{index}]", item) for index, item in enumerate(value)]
+        built = []
+        for index, item in enumerate(value):  # no comprehension: that would be one more frame on the stack
+            built.append(self._child(f"[{index}]", item))
+        return built
 
     def _dataclass(self, value: Any) -> object:
-        names = (field.name for field in dataclasses.fields(value))
-        return {name: self._child(f".{name}", getattr(value, name)) for name in names if not name.startswith("_")}
+        built: dict[str, object] = {}
+        for field in dataclasses.fields(value):
+            if not field.name.startswith("_"):
+                built[field.name] = self._child(f".{field.name}", getattr(value, field.name))
+        return built
 
     def _child(self, step: str, value: object) -> object:
         self._path.append(step)
         try:
-            return self.rebuild(value)
+            return self._rebuilt(value)
+        except Exception:
+            if self._replaced is None:
+                raise
+            return self._marker(value)
         finally:
             self._path.pop()
 
     def _key(self, key: object) -> str:
+        """The text of what the key is as a value, if that is a scalar."""
         if isinstance(key, str):
-            return _well_formed(key.value if isinstance(key, enum.Enum) else key)
+            return well_formed(key.value if isinstance(key, enum.Enum) else key)
         try:
-            name: str = next(iter(orjson.loads(orjson.dumps({key: None}, option=orjson.OPT_NON_STR_KEYS))))
-        except orjson.JSONEncodeError as error:
-            raise EncodingError(f"{self._where()}: {_name(key)} cannot be a key in JSON ({error})") from error
-        return name
+            encoded = orjson.dumps(_Rebuilding("key", None).whole(key))
+        except EncodingError as error:
+            raise EncodingError(f"{self._where()}: {_name(key)} cannot be a key in JSON") from error
+        if encoded.startswith((b"{", b"[")):
+            raise EncodingError(f"{self._where()}: {_name(key)} cannot be a key in JSON")
+        return str(orjson.loads(encoded)) if encoded.startswith(b'"') else encoded.decode()
 
     def _leaf(self, value: object) -> object:
         if isinstance(value, str):
-            return _well_formed(value)
+            return well_formed(value)
         if isinstance(value, int):
             return self._number(value)
         try:
-            return orjson.Fragment(orjson.dumps(value, option=_OPTIONS))
+            return orjson.Fragment(orjson.dumps(value))
         except orjson.JSONEncodeError:
-            return self._inside(value, lambda value: self.rebuild(self._plain(value)))
+            return self._inside(value, lambda value: self._rebuilt(self._plain(value)))
 
     def _number(self, value: int) -> object:
         if isinstance(value, bool):
@@ -328,40 +271,41 @@ class _Rebuilding:
         try:
             return plain(value)
         except Exception as error:
-            reason = str(error) if type(error) is TypeError else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, NoForm) else f"{type(error).__name__}: {error}"
             raise EncodingError(f"{self._where()}: {_name(value)} is not JSON: {reason}") from error
+
+    def _marker(self, value: object) -> object:
+        """What stands in the place of a value; ready-made, so that orjson does not count its levels."""
+        module, name = _identity(value)
+        self._note(f"{module}.{name}")
+        return orjson.Fragment(orjson.dumps({"lc": 1, "type": "not_implemented", "id": [*module.split("."), name]}))
+
+    def _note(self, what: str) -> None:
+        if self._replaced is not None and len(self._replaced) < _MOST_PLACES:
+            self._replaced.setdefault(self._where()[:_LONGEST_PLACE], what)
 
     def _where(self) -> str:
         return "".join(self._path)
 
 
-class _Lenient(_Rebuilding):
-    """Puts something in the place of what JSON cannot carry."""
-
-    def rebuild(self, value: object) -> object:
-        if isinstance(value, Runtime | ToolRuntime) or _is_config(value):
-            return _not_implemented(value)
-        try:
-            return super().rebuild(value)
-        except Exception:  # noqa: BLE001 - user code: anything may happen when a value is asked for its parts
-            return _not_implemented(value)
-
-
 def _is_config(value: object) -> bool:
-    """Whether it is LangChain's config of a run; as long as it has callbacks, JSON cannot carry it."""
-    return isinstance(value, dict) and "configurable" in value and "callbacks" in value
+    """Whether it is LangChain's config of a run, or LangGraph's part of it, which hold what nobody should see.
+
+    A config of plain data alone does not come here: JSON can carry it.
+    """
+    if not isinstance(value, dict):
+        return False
+    if "configurable" in value and "callbacks" in value:
+        return True
+    return any(isinstance(key, str) and key.startswith(_PRIVATE) for key in value)
 
 
-def _not_implemented(value: object) -> dict[str, object]:
-    cls = type(value)
-    return {"type": "not_implemented", "id": [*cls.__module__.split("."), cls.__qualname__]}
-
-
-def _well_formed(text: str) -> str:
-    """Join surrogates that are a pair, replace those that are not: a broken character is no reason to end a run."""
-    if text.isascii():
-        return str.__str__(text)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _identity(value: object) -> tuple[str, str]:
+    """The module and the name of a class or function, or of a value's class; as LangChain's marker has them."""
+    with suppress(Exception):  # user code: a metaclass may do anything
+        own: Any = value if issubclass(type(value), (type, *_NAMED_THEMSELVES)) else type(value)
+        return well_formed(str(own.__module__)), well_formed(str(own.__name__))
+    return _NOT_A_NAME
 
 
 def _name(value: object) -> str:
@@ -386,7 +330,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _is_json(value: object) -> bool:
     try:
-        encode(value, "configurable")
+        JsonEncoder(strict=True).encode(value, "configurable")
     except EncodingError:
         return False
     return True

@@ -29,7 +29,7 @@ import orjson
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.base import BaseMessageChunk
 
-from runstream_worker.encoding import encode, encode_data, encode_small
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.origins import Placed
 
 _REST_FIELDS: Final = tuple(sorted(AIMessageChunk.model_fields.keys() - {"content"}))
@@ -84,10 +84,10 @@ class _Base:
         self.fields = fields
         self.rest = rest
 
-    def has(self, metadata: object) -> bool:
+    def has(self, metadata: object, json: JsonEncoder) -> bool:
         if metadata is self.metadata:
             return True
-        if encode(metadata, "messages[1]") != self.metadata_json:
+        if json.encode(metadata, "messages[1]") != self.metadata_json:
             return False
         self.metadata = metadata
         return True
@@ -97,9 +97,14 @@ class MessageFolder:
     """Knows what has been written of the messages that are streaming, and so what needs no second writing.
 
     One per attempt. Every event whose id it was given must be published, since later ones may refer to it.
+
+    Args:
+        json: encodes what the messages hold.
+        open_messages: how many messages can be streaming at once before the oldest is written completely again.
     """
 
-    def __init__(self, open_messages: int = OPEN_MESSAGES) -> None:
+    def __init__(self, json: JsonEncoder, open_messages: int = OPEN_MESSAGES) -> None:
+        self._json = json
         self._open_messages = open_messages
         self._bases: dict[tuple[str, tuple[str, ...]], _Base] = {}
 
@@ -119,10 +124,10 @@ class MessageFolder:
             event_id: the id that the event will have.
         """
         if not isinstance(message, BaseMessageChunk) or message.id is None:
-            return Full(encode((message, metadata), "messages"))
+            return Full(self._json.encode((message, metadata), "messages"))
         key = (message.id, ns)
         base = self._bases.get(key)
-        difference = None if base is None or not base.has(metadata) else _difference(base, message)
+        difference = None if base is None or not base.has(metadata, self._json) else self._difference(base, message)
         folded = difference or self._open(key, message, metadata, event_id)
         if getattr(message, "chunk_position", None) == "last":
             self._bases.pop(key, None)
@@ -131,8 +136,8 @@ class MessageFolder:
     def _open(
         self, key: tuple[str, tuple[str, ...]], message: BaseMessageChunk, metadata: object, event_id: str
     ) -> Full:
-        metadata_json = encode(metadata, "messages[1]")
-        fields = {name: encode_small(value, f"messages[0].{name}") for name, value in message.model_dump().items()}
+        metadata_json = self._json.encode(metadata, "messages[1]")
+        fields = self._fields(message)
         self._bases.pop(key, None)
         if len(self._bases) >= self._open_messages:
             del self._bases[next(iter(self._bases))]
@@ -141,21 +146,25 @@ class MessageFolder:
         self._bases[key] = _Base(event_id, metadata, metadata_json, kept, _comparable_rest(message))
         return Full(b"[%b,%b]" % (_object(fields), metadata_json))
 
+    def _difference(self, base: _Base, message: BaseMessageChunk) -> Delta | TextDelta | None:
+        """What the message has that the base has not; None if the message is better written completely."""
+        if type(message) is AIMessageChunk and not message.__pydantic_extra__:
+            values = message.__dict__
+            content = values["content"]
+            if type(content) is str and base.rest is not None and _rest_of(values) == base.rest:
+                return TextDelta(base.event_id, content)
+        # A message whose first chunk told more than the usual one does (its usage, say) gets a second, plain base.
+        if base.rest is None and _comparable_rest(message) is not None:
+            return None
+        fields = self._fields(message)
+        if list(fields)[: len(base.fields)] != list(base.fields):
+            return None
+        return Delta(base.event_id, {name: value for name, value in fields.items() if base.fields.get(name) != value})
 
-def _difference(base: _Base, message: BaseMessageChunk) -> Delta | TextDelta | None:
-    """What the message has that the base has not; None if the message is better written completely."""
-    if type(message) is AIMessageChunk and not message.__pydantic_extra__:
-        values = message.__dict__
-        content = values["content"]
-        if type(content) is str and base.rest is not None and _rest_of(values) == base.rest:
-            return TextDelta(base.event_id, content)
-    # A message whose first chunk told more than the usual one does (its usage, say) gets a second, plain base.
-    if base.rest is None and _comparable_rest(message) is not None:
-        return None
-    fields = {name: encode_small(value, f"messages[0].{name}") for name, value in message.model_dump().items()}
-    if list(fields)[: len(base.fields)] != list(base.fields):
-        return None
-    return Delta(base.event_id, {name: value for name, value in fields.items() if base.fields.get(name) != value})
+    def _fields(self, message: BaseMessageChunk) -> dict[str, bytes]:
+        """The bytes of a message's fields, in their order."""
+        dumped = message.model_dump().items()
+        return {name: self._json.encode_small(value, f"messages[0].{name}") for name, value in dumped}
 
 
 def _comparable_rest(message: BaseMessageChunk) -> Any:
@@ -179,43 +188,48 @@ class EventEncoder:
     """Turns the chunks of one attempt into the bytes of its events.
 
     Every event that it encodes must be published under the id that it was given, since later ones may refer to it.
+
+    Args:
+        json: encodes what the chunks hold.
+        open_messages: how many messages can be streaming at once before the oldest is written completely again.
     """
 
-    def __init__(self, open_messages: int = OPEN_MESSAGES) -> None:
-        self._folder = MessageFolder(open_messages)
+    def __init__(self, json: JsonEncoder, open_messages: int = OPEN_MESSAGES) -> None:
+        self._json = json
+        self._folder = MessageFolder(json, open_messages)
 
     def encode(self, placed: Placed, event_id: str) -> bytes:
         """Encode one chunk.
 
         Raises:
-            EncodingError: something in the chunk has no JSON form.
+            EncodingError: something in the chunk has no JSON form, and the run wants that to be an error.
         """
         chunk = placed.chunk
         if chunk.mode != "messages":
-            return _complete(placed, encode_data(chunk.mode, chunk.data))
+            return self._complete(placed, self._json.encode_data(chunk.mode, chunk.data))
         message, metadata = cast("tuple[BaseMessage, object]", chunk.data)
         match self._folder.fold(chunk.ns, message, metadata, event_id):
             case TextDelta(base, text):
-                return b'{"b":"%b","t":%b}' % (base.encode("ascii"), encode_small(text, "messages[0].content"))
+                encoded = self._json.encode_small(text, "messages[0].content")
+                return b'{"b":"%b","t":%b}' % (base.encode("ascii"), encoded)
             case Delta(base, fields):
                 return b'{"b":"%b","d":%b}' % (base.encode("ascii"), _object(fields))
             case Full(data):
-                return _complete(placed, data)
+                return self._complete(placed, data)
 
-
-def _complete(placed: Placed, data: bytes) -> bytes:
-    chunk = placed.chunk
-    parts = {"m": orjson.dumps(chunk.mode)}
-    if chunk.ns:
-        parts["n"] = encode_small(chunk.ns, "ns")
-    if placed.task is not None:
-        parts["k"] = orjson.dumps(placed.task)
-    if placed.steps:
-        parts["s"] = orjson.dumps(placed.steps)
-    parts["d"] = data
-    if chunk.interrupts is not None:
-        parts["i"] = encode(chunk.interrupts, "interrupts")
-    return _object(parts)
+    def _complete(self, placed: Placed, data: bytes) -> bytes:
+        chunk = placed.chunk
+        parts = {"m": orjson.dumps(chunk.mode)}
+        if chunk.ns:
+            parts["n"] = self._json.encode_small(chunk.ns, "ns")
+        if placed.task is not None:
+            parts["k"] = orjson.dumps(placed.task)
+        if placed.steps:
+            parts["s"] = orjson.dumps(placed.steps)
+        parts["d"] = data
+        if chunk.interrupts is not None:
+            parts["i"] = self._json.encode(chunk.interrupts, "interrupts")
+        return _object(parts)
 
 
 def _object(fields: dict[str, bytes]) -> bytes:

@@ -107,13 +107,13 @@ class Execution:
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
             if start.goes_on and not await self._passes_breakpoint(graph, config, start):
-                return self._final.outcome(graph, request.output_keys)
+                return self._final.outcome(graph, request.output_keys, self._publisher.json)
             given = None if start.goes_on else await _input(graph, request, config)
             if saver is not None:
                 # For the graph's own first read: to make the input may have taken one.
                 saver.forget_command = start.gives_again
             await self._stream(graph, given, config, start)
-            return self._final.outcome(graph, request.output_keys)
+            return self._final.outcome(graph, request.output_keys, self._publisher.json)
 
     def drain(self) -> None:
         """Stop at the end of the step that runs, if the graph keeps checkpoints."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from runstream.errors import AttemptFenced, RunstreamError
 from runstream.faults import is_passing
 from runstream.scripts import Append, AppendReply, Hold, Scripts
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.events import EventEncoder
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.origins import Placed
@@ -52,21 +53,31 @@ class Publisher:
         first_seq: the sequence number of the attempt's first event: 1, or 0 where its own event has yet to be written.
         limit: how many events may wait before `put` does.
         limit_bytes: how many bytes of them.
+        json: encodes what the chunks hold.
 
     Attributes:
         settlement: which of the events are settled; the checkpointer notes there what it has saved.
     """
 
     def __init__(
-        self, outbox: Outbox, hold: Hold, guard: Guard, *, first_seq: int, limit: int, limit_bytes: int
+        self,
+        outbox: Outbox,
+        hold: Hold,
+        guard: Guard,
+        *,
+        first_seq: int,
+        limit: int,
+        limit_bytes: int,
+        json: JsonEncoder | None = None,
     ) -> None:
+        self.json = json or JsonEncoder()
         self.hold = hold
         self._outbox = outbox
         self._guard = guard
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._waiting_bytes = 0
-        self._encoder = EventEncoder()
+        self._encoder = EventEncoder(self.json)
         self.settlement = Settlement()
         # Redis knows that events up to here are settled. The attempt's own event is, without a word.
         self._settled = 0
@@ -85,7 +96,7 @@ class Publisher:
         """Publish a chunk; waits while too many of this attempt's events are on their way.
 
         Raises:
-            EncodingError: the chunk holds something that JSON cannot carry.
+            EncodingError: the chunk holds something that JSON cannot carry, and the run is strict.
             StreamTooLarge: the chunk alone is more than the run may publish.
             PublisherClosed: the attempt is over.
         """
@@ -217,7 +228,7 @@ class Publisher:
         self._leave_gap = len(lost) < missing
         if self._leave_gap:
             # What is encoded from now on refers to nothing before.
-            self._encoder = EventEncoder()
+            self._encoder = EventEncoder(self.json)
         self._next_to_send -= len(lost)
         self._settled = 0
         self._waiting.extendleft(reversed(lost))

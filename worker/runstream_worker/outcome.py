@@ -13,7 +13,7 @@ from langgraph.pregel import Pregel
 from runstream.errors import ProtocolError, RunstreamError
 from runstream.model import ErrorInfo, Status
 from runstream_worker.chunks import Chunk
-from runstream_worker.encoding import encode, encode_data
+from runstream_worker.encoding import JsonEncoder
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.infrastructure import Unavailable
 
@@ -138,18 +138,20 @@ class FinalState(AsyncCallbackHandler):
         if parent_run_id is None and not self._streamed:
             self._values = outputs
 
-    def outcome(self, graph: Pregel[Any, Any, Any, Any], output_keys: str | list[str] | None) -> Outcome:
+    def outcome(
+        self, graph: Pregel[Any, Any, Any, Any], output_keys: str | list[str] | None, json: JsonEncoder
+    ) -> Outcome:
         """The outcome of a graph that came to its end.
 
         Raises:
-            EncodingError: the final values hold something that JSON cannot carry.
+            EncodingError: `json` is strict, and the final values hold something that JSON cannot carry.
         """
         values = self._values
         if isinstance(values, dict):
             values = _projected(values, graph.output_channels if output_keys is None else output_keys)
-        result = None if values is None else encode_data("values", values)
+        result = None if values is None else json.encode_data("values", values)
         if self._interrupts:
-            result = _with_interrupts(result, encode(self._interrupts, _INTERRUPT))
+            result = _with_interrupts(result, json.encode(self._interrupts, _INTERRUPT))
         return Outcome(Status.INTERRUPTED if self._interrupted else Status.SUCCESS, result=result)
 
 

@@ -22,6 +22,8 @@ class WorkerSettings:
             `sqlite:///PATH`, `postgresql://...`, `memory://`; or `none`, which leaves each graph what it was compiled
             with. None is `redis` for graphs that were compiled without one.
         restartable: the graphs, by name, whose runs may start over where they have no checkpoints to go on from.
+        strict_json: whether a value that has no JSON form ends its run with an `EncodingError`, where the run's
+            request does not decide; otherwise a marker stands in its place.
         checkpoint_ttl: how long Redis keeps a thread's checkpoints after it was last written to.
         own_thread_ttl: the same, for the thread of a run that was given none.
         run_timeout: what an attempt may take when its request says nothing; None is no limit.
@@ -41,6 +43,7 @@ class WorkerSettings:
     concurrency: int = 25
     checkpointer_url: str | None = field(default=None, repr=False)
     restartable: frozenset[str] = frozenset()
+    strict_json: bool = False
     checkpoint_ttl: float = 30 * 24 * 3600.0
     own_thread_ttl: float = 24 * 3600.0
     run_timeout: float | None = None

@@ -202,6 +202,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument("--max-attempts", type=int, metavar="N", help="how many workers may die with it (3)")
     group.add_argument("--restartable", action="store_true", help="without checkpoints, start over when a worker dies")
+    group.add_argument(
+        "--strict-json",
+        action=argparse.BooleanOptionalAction,
+        help="whether a value that has no JSON form ends the run",
+    )
 
 
 def _add_tail(commands: Commands) -> None:

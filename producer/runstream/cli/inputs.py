@@ -90,6 +90,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "multitask_strategy": args.multitask_strategy,
         "max_attempts": args.max_attempts,
         "restartable": args.restartable or None,
+        "strict_json": args.strict_json,
         "durability": args.durability,
         "subgraphs": args.subgraphs or None,
         "interrupt_before": _nodes(args.interrupt_before),

@@ -103,6 +103,7 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         metavar="NAME",
         help="a graph whose runs may start over where they have no checkpoints to go on from (repeatable)",
     )
+    parser.add_argument("--strict-json", action="store_true", help="a value that has no JSON form ends its run")
     parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(
         "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for steps to end in ({grace:g})"

@@ -70,6 +70,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         checkpointer_url=args.checkpointer or configured.location,
         checkpoint_ttl=configured.ttl or WorkerSettings.checkpoint_ttl,
         restartable=frozenset(args.restartable),
+        strict_json=args.strict_json,
         run_timeout=args.run_timeout,
         shutdown_grace=args.shutdown_grace,
     )
@@ -127,6 +128,8 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
         f"--log-level={args.log_level}",
     ]
     arguments += [f"--restartable={name}" for name in args.restartable]
+    if args.strict_json:
+        arguments.append("--strict-json")
     if args.run_timeout is not None:
         arguments.append(f"--run-timeout={args.run_timeout}")
     if args.config is not None:
