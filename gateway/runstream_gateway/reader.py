@@ -21,30 +21,37 @@ FROM_THE_START = frozenset(("-1", "-", "0", FIRST))
 Links = Callable[[], Awaitable[dict[str, str]]]
 """Gives the links by which feedback on a run can be left, by key."""
 
+FindVoid = Callable[[Event], Awaitable[Sequence[Frame]]]
+"""Gives frames with a `remove` message for each message of a run that an attempt's event has made void."""
+
 RestoreValues = Callable[[str], Awaitable[Any]]
 """Gives the values of a run's thread at a checkpoint; None where it is not there any more."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a reader begins: behind an event, at the start, or with what comes from now on."""
+    """Where a reader begins: behind an event, at the start, or with what comes from now on.
+
+    `settled` readers get an event only once no later attempt can void it.
+    """
 
     after: str | None = None
     live: bool = False
+    settled: bool = False
 
     @classmethod
-    def of(cls, last_event_id: str | None) -> Beginning:
+    def of(cls, last_event_id: str | None, *, settled: bool = False) -> Beginning:
         """What a `Last-Event-ID` stands for; without one, from now on, as on LangGraph's own server.
 
         Raises:
             ApiError: 422, it is no event id.
         """
         if not last_event_id:
-            return cls(live=True)
+            return cls(live=True, settled=settled)
         if last_event_id in FROM_THE_START:
-            return cls()
+            return cls(settled=settled)
         try:
-            return cls(after=str(EventId.parse(last_event_id, "Last-Event-ID")))
+            return cls(after=str(EventId.parse(last_event_id, "Last-Event-ID")), settled=settled)
         except InvalidRequest as error:
             raise ApiError(422, str(error)) from None
 
@@ -58,6 +65,7 @@ class Reader:
         beginning: where to begin.
         translator: makes the frames, for this reader alone.
         restore: gives the state that a later attempt goes on from.
+        void_messages: gives the frames that take back the messages which a later attempt has made void.
         on_disconnect: what becomes of the run if the reader leaves before its end. One that fails has not left.
         links: gives what a reader is told before the run's end.
         making_way: says whether it is the gateway that leaves; the reader comes back elsewhere, and the run goes on.
@@ -71,6 +79,7 @@ class Reader:
         translator: Translator,
         *,
         restore: RestoreValues,
+        void_messages: FindVoid | None = None,
         on_disconnect: Literal["continue", "stop"] = "continue",
         links: Links | None = None,
         making_way: Callable[[], bool] | None = None,
@@ -79,6 +88,7 @@ class Reader:
         self._run_id = run_id
         self._translator = translator
         self._restore = restore
+        self._void_messages = void_messages
         self._links = links
         self._making_way = making_way
         self._read: deque[Event] = deque()
@@ -93,7 +103,9 @@ class Reader:
             after=None if begins_anew else beginning.after,
             live=beginning.live and not begins_anew,
             on_disconnect=on_disconnect,
+            settled=beginning.settled,
         )
+        self._takes_back = not beginning.settled
 
     async def __aenter__(self) -> Self:
         if self._skip_live:
@@ -139,8 +151,8 @@ class Reader:
 
     async def _before(self, event: Event) -> Sequence[Frame]:
         """What a reader is told before an event, without an id of its own."""
-        if event.mode == "attempt" and self._translator.wants_values and event.data.get("voids"):
-            return await self._restored(event)
+        if event.mode == "attempt" and self._takes_back and event.data.get("voids"):
+            return [*await self._removed(event), *await self._restored(event)]
         if event.mode == "end":
             is_interrupted = event.data.get("status") == Status.INTERRUPTED
             return [*(await self._interrupts() if is_interrupted else ()), *await self._feedback()]
@@ -150,9 +162,15 @@ class Reader:
         links = {} if self._links is None else await self._links()
         return (frame("feedback", links),) if links else ()
 
+    async def _removed(self, event: Event) -> Sequence[Frame]:
+        """LangGraph's way of taking a message back, for each of which nothing stands any more."""
+        if self._void_messages is None or not self._translator.wants_tuples:
+            return ()
+        return await self._void_messages(event)
+
     async def _restored(self, event: Event) -> Sequence[Frame]:
         """The state that a later attempt goes on from: what a reader shows beyond it is void."""
-        checkpoint = event.data.get("checkpoint")
+        checkpoint = event.data.get("checkpoint") if self._translator.wants_values else None
         values = None if checkpoint is None else await self._restore(checkpoint)
         return () if values is None else (frame("values", values),)
 

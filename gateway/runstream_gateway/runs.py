@@ -27,6 +27,7 @@ from runstream_gateway.removal import BeforeForgetting, delete_run
 from runstream_gateway.states import States
 from runstream_gateway.told_errors import error_of
 from runstream_gateway.translate import FrameCache, Translator
+from runstream_gateway.void_messages import VoidMessages
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 _STATUSES: dict[Status, RunStatus] = {
@@ -127,11 +128,13 @@ class Runs:
         self._states = states
         self._show_errors = show_errors
         self._cache = FrameCache(show_errors=show_errors)
+        self._void_messages = VoidMessages(client)
         self._forgetting: dict[str, asyncio.Task[None]] = {}
 
     async def aclose(self) -> None:
         """Give up what is still being waited for."""
         await cancel(self._forgetting.values())
+        await self._void_messages.aclose()
 
     async def find(self, run_id: str, allowed: Allowed, *, thread_id: str | None = None) -> RunInfo:
         """A run's record.
@@ -254,6 +257,7 @@ class Runs:
             beginning,
             Translator(run.run_id, asked, self._cache, show_errors=self._show_errors),
             restore=restore,
+            void_messages=partial(self._void_messages.frames, run.run_id),
             on_disconnect="stop" if stop_when_left else "continue",
             links=links,
             making_way=making_way,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -71,6 +72,7 @@ class ThreadReader:
         last_event_id: where to go on; None for what comes from now on.
         modes: `run_modes` for everything, `lifecycle` for beginnings and ends, `state_update` for the values.
         is_there: whether the thread is there still; its stream ends with it.
+        settled: only what no later attempt can void.
 
     Raises:
         ApiError: 422, the id is none.
@@ -85,8 +87,10 @@ class ThreadReader:
         last_event_id: str | None,
         modes: Sequence[ThreadMode],
         is_there: Callable[[], Awaitable[bool]],
+        settled: bool = False,
     ) -> None:
         self._is_there = is_there
+        self._settled = settled
         self._client = client
         self._runs = runs
         self._thread_id = thread_id
@@ -170,7 +174,7 @@ class ThreadReader:
             return True
         self._now = min(begun)
         info = begun[self._now]
-        beginning = self._beginnings.get(info.run_id, Beginning())
+        beginning = replace(self._beginnings.get(info.run_id, Beginning()), settled=self._settled)
         self._reader = await self._runs.reader(Readable.of(info), beginning).__aenter__()
         self._done.add(info.run_id)
         return True

@@ -83,6 +83,11 @@ class Translator:
         return "values" in self._plain
 
     @property
+    def wants_tuples(self) -> bool:
+        """Whether the reader adds up chunks of messages by itself."""
+        return "messages" in self._plain
+
+    @property
     def tells_interrupts(self) -> bool:
         """Whether the modes asked for tell of interrupts by themselves."""
         return not self._plain.isdisjoint(("values", "updates"))
@@ -95,22 +100,23 @@ class Translator:
             case "messages" if self._sums is not None:
                 return self._sums.frames(event)
             case "attempt":
-                return (self._begin(event),)
+                return self._begin(event)
             case "end":
                 return self._end(event)
             case "gap":
                 return (frame("gap", event.data),)
         return ()
 
-    def _begin(self, event: Event) -> Frame:
+    def _begin(self, event: Event) -> Sequence[Frame]:
         """The `metadata` frame; of a later attempt it also tells what of the stream is void."""
+        removals: Sequence[Frame] = ()
         data: dict[str, Any] = {"run_id": self._run_id, "attempt": EventId.of(event.id).attempt}
         if data["attempt"] > 1:
             data["voids"] = event.data.get("voids")
             voids = Voids.of(event)
             if self._sums is not None and voids is not None:
-                self._sums.leave_out(voids)
-        return frame("metadata", data, event.id)
+                removals = self._sums.leave_out(voids)
+        return (*removals, frame("metadata", data, event.id))
 
     def _end(self, event: Event) -> Sequence[Frame]:
         error = error_of(event.data.get("status"), event.data.get("error"), show=self._show_errors)
@@ -142,5 +148,15 @@ class _Sums:
         self._told.add(message_id)
         return (frame("messages/metadata", {message_id: {"metadata": metadata}}), sum_)
 
-    def leave_out(self, voids: Voids) -> None:
+    def leave_out(self, voids: Voids) -> Sequence[Frame]:
+        """Take out what is void; return the frames that take back the messages of which nothing stands."""
+        shown = {message_id for message_id in self._told if self._messages.message(message_id) is not None}
         self._messages.leave_out(voids)
+        gone = sorted(message_id for message_id in shown if self._messages.message(message_id) is None)
+        return [frame("messages/complete", [removal(message_id)]) for message_id in gone]
+
+
+def removal(message_id: str) -> dict[str, Any]:
+    """LangGraph's `RemoveMessage`, as JSON: it takes back the message with this id."""
+    empty: dict[str, Any] = {"content": "", "additional_kwargs": {}, "response_metadata": {}}
+    return {**empty, "type": "remove", "name": None, "id": message_id}

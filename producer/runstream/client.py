@@ -39,10 +39,9 @@ from runstream.requeue import prepare_again, request_of
 from runstream.scripts import Enqueue, Scripts
 from runstream.settings import ClientSettings, check_number, namespace_from_environment, redis_url_from_environment
 from runstream.settled import Settling
-from runstream.spoken import Part, Retraction, SpokenText, Text
+from runstream.spoken import Retraction, SpokenText, Text
 from runstream.stream import EventStream
 from runstream.tail import Tails
-from runstream.text import text_of
 from runstream.voids import Voids
 from runstream.waiting import Waiting, WaitingRuns
 
@@ -454,15 +453,11 @@ class Client:
     async def _settled_pieces(
         self, run_id: str, nodes: frozenset[str] | None, after: str | None
     ) -> AsyncIterator[Text | Retraction]:
-        spoken = SpokenText(nodes)
+        spoken = SpokenText(nodes, settled=True)
         async with self.tail(run_id, after=after, settled=True) as events:
             async for event in events:
-                piece = spoken.apply(event)
-                if isinstance(piece, Text):
+                if (piece := spoken.apply(event)) is not None:
                     yield piece
-                elif piece is not None and event.mode == "messages":
-                    # Nothing is void: a node has rewritten a message that it had streamed, which is more to say.
-                    yield Text([Part(event.data[0].get("id"), text_of(event, nodes))], event.id)
 
     async def _pieces(
         self, run_id: str, nodes: frozenset[str] | None, after: str | None

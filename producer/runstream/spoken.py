@@ -71,10 +71,12 @@ class SpokenText:
 
     Args:
         nodes: only text of these nodes; of all when left out.
+        settled: whether the events are settled ones, so that nothing is ever taken back.
     """
 
-    def __init__(self, nodes: Container[str] | None = None) -> None:
+    def __init__(self, nodes: Container[str] | None = None, *, settled: bool = False) -> None:
         self._nodes = nodes
+        self._settled = settled
         self._stretches: list[_Stretch] = []
         self._growing: dict[tuple[str | None, str | None], _Stretch] = {}
 
@@ -114,7 +116,8 @@ class SpokenText:
         self._growing = {key: stretch for key, stretch in self._growing.items() if key[0] != message_id}
         self._begin(event, message_id, text, whole=True)
         if not text.startswith(known):
-            return self.tell_all(event.id)
+            # A node has rewritten what it had streamed. Where nothing can be taken back, that is more to say.
+            return Text([Part(message_id, text)], event.id) if self._settled else self.tell_all(event.id)
         return Text([Part(message_id, text[len(known) :])], event.id) if len(text) > len(known) else None
 
     def _leave_out(self, voids: Voids, event_id: str) -> Retraction | None:
@@ -125,7 +128,7 @@ class SpokenText:
         left = set(self._stretches)
         self._growing = {key: stretch for key, stretch in self._growing.items() if stretch in left}
         after = self.tell_all(event_id)
-        return after if after.text != before else None
+        return after if after.text != before and not self._settled else None
 
     def _standing(self, message_id: str | None = None) -> list[Part]:
         """The text that stands, of one message or of all."""

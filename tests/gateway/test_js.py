@@ -106,10 +106,26 @@ async def test_a_worker_is_killed_while_a_page_follows_its_run(
     version: str, history: str, scripts: Path, processes: Processes, client: Client
 ) -> None:
     """What the page shows at the end is what the thread has saved."""
+    await _kill_while(scripts, "killed_worker.mjs", history, version=version, processes=processes, client=client)
+
+
+@pytest.mark.skipif(_OTHER_SERVER, reason="another server: its workers cannot be killed")
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_page_of_chunks_alone_takes_back_what_a_killed_worker_had_begun(
+    version: str, scripts: Path, processes: Processes, client: Client
+) -> None:
+    """Never are both beginnings of a message on the page."""
+    await _kill_while(scripts, "taken_back.mjs", version=version, processes=processes, client=client)
+
+
+async def _kill_while(
+    scripts: Path, script: str, *arguments: str, version: str, processes: Processes, client: Client
+) -> None:
+    """Kill the worker of the run that a script prints; then everything in the script passes."""
     workers = [await processes.worker("--config", str(GRAPHS)) for _ in range(2)]
     gateway = await processes.start("gateway", "--config", str(GRAPHS), "--port", "0", "--json")
     environment = _environment((await gateway.json_line())["url"], version)
-    async with _node(scripts, "killed_worker.mjs", history, environment=environment) as node:
+    async with _node(scripts, script, *arguments, environment=environment) as node:
         assert node.stdout is not None
         line = await asyncio.wait_for(node.stdout.readline(), _NODE_FOR)
         assert line.startswith(b"{"), (line + await node.stdout.read()).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Literal
 
 from fastapi import Request
 from starlette.responses import Response
@@ -48,15 +49,17 @@ def readable(created: Created, body: StatelessRunCreate) -> Readable:
     return Readable(run.run_id, run.thread_id, run.graph, tuple(body.stream_mode), keys)
 
 
-async def new_stream(access: Access, created: Created, body: StatelessRunCreate, request: Request) -> Response:
+async def new_stream(
+    access: Access, created: Created, body: StatelessRunCreate, request: Request, *, settled: bool = False
+) -> Response:
     """The stream of a run that has just been created, from its start."""
     run = readable(created, body)
     stop_when_left = body.on_disconnect == "cancel"
     # Also a client that is cut off before the first event has come back to the start.
-    headers = places(created.path, "stream", after="-1", cancel_on_disconnect=stop_when_left)
+    headers = places(created.path, "stream", after="-1", cancel_on_disconnect=stop_when_left, settled=settled)
     if wants_text(request):
-        return await text_stream(access, run, headers=headers, stop_when_left=stop_when_left)
-    return await _frames(access, run, Beginning(), headers=headers, stop_when_left=stop_when_left)
+        return await text_stream(access, run, headers=headers, stop_when_left=stop_when_left, settled=settled)
+    return await _frames(access, run, Beginning(settled=settled), headers=headers, stop_when_left=stop_when_left)
 
 
 async def joined_stream(
@@ -66,6 +69,7 @@ async def joined_stream(
     modes: Sequence[str] | None,
     *,
     stop_when_left: bool = False,
+    settled: bool = False,
 ) -> Response:
     """The stream of a run for somebody who has come later, or comes back.
 
@@ -73,9 +77,9 @@ async def joined_stream(
         ApiError: 422, `Last-Event-ID` is no id; 429, the caller has too many streams open.
     """
     path = f"/threads/{info.thread_id}/runs/{info.run_id}"
-    beginning = Beginning.of(last_event_id)
+    beginning = Beginning.of(last_event_id, settled=settled)
     after = (info.last_event_id or FIRST) if beginning.live else last_event_id
-    headers = places(path, "stream", after=after, modes=modes, cancel_on_disconnect=stop_when_left)
+    headers = places(path, "stream", after=after, modes=modes, cancel_on_disconnect=stop_when_left, settled=settled)
     return await _frames(
         access, Readable.of(info), beginning, modes=modes, headers=headers, stop_when_left=stop_when_left
     )
@@ -109,7 +113,12 @@ async def _frames(
 
 
 async def text_stream(
-    access: Access, run: Readable, *, headers: Mapping[str, str] | None = None, stop_when_left: bool = False
+    access: Access,
+    run: Readable,
+    *,
+    headers: Mapping[str, str] | None = None,
+    stop_when_left: bool = False,
+    settled: bool = False,
 ) -> Response:
     """The words of a run's AI messages.
 
@@ -120,8 +129,8 @@ async def text_stream(
     client = access.gateway.client
 
     async def pieces() -> AsyncGenerator[str, None]:
-        spoken = SpokenText()
-        async with _followed(access, run.run_id, stop_when_left=stop_when_left) as events:
+        spoken = SpokenText(settled=settled)
+        async with _followed(access, run.run_id, stop_when_left=stop_when_left, settled=settled) as events:
             async for event in events:
                 piece = spoken.apply(event)
                 if isinstance(piece, Retraction):
@@ -167,14 +176,15 @@ async def awaited(access: Access, run: Readable, path: str, *, stop_when_left: b
 
 @asynccontextmanager
 async def _followed(
-    access: Access, run_id: str, *, live: bool = False, stop_when_left: bool
+    access: Access, run_id: str, *, live: bool = False, stop_when_left: bool, settled: bool = False
 ) -> AsyncIterator[EventStream]:
     """The events of a run.
 
     A client that leaves may stop it. A gateway that leaves, or fails, does not: the client comes back.
     """
     gateway = access.gateway
-    events = gateway.client.tail(run_id, live=live, on_disconnect="stop" if stop_when_left else "continue")
+    on_disconnect: Literal["stop", "continue"] = "stop" if stop_when_left else "continue"
+    events = gateway.client.tail(run_id, live=live, on_disconnect=on_disconnect, settled=settled)
     try:
         yield events
     except Exception:

@@ -18,6 +18,7 @@ def places(
     after: str | None = None,
     modes: Sequence[str] | None = None,
     cancel_on_disconnect: bool = False,
+    settled: bool = False,
 ) -> dict[str, str]:
     """The headers of an answer that says where it, and its run, are found.
 
@@ -27,11 +28,13 @@ def places(
         after: the event behind which the answer begins.
         modes: the modes that were asked for.
         cancel_on_disconnect: whether the run is stopped if the client leaves.
+        settled: whether only settled events were asked for.
     """
     query = {
         "last_event_id": after,
         "stream_mode": ",".join(modes) if modes else None,
         "cancel_on_disconnect": "1" if cancel_on_disconnect else None,
+        "settled": "1" if settled else None,
     }
     asked = urlencode({name: value for name, value in query.items() if value}, safe=",|:")
     return {"location": f"{path}/{leaf}" + (f"?{asked}" if asked else ""), "content-location": path}

@@ -38,6 +38,7 @@ BeginBehind = Annotated[
     str | None, Query(alias="last_event_id", description="The same, for who sends no such header; the header wins.")
 ]
 Modes = Annotated[list[str] | None, Query(description="Only these modes of the run's.")]
+Settled = Annotated[bool, Query(description="Only what no later attempt can void: each event once, as it is saved.")]
 CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this reader leaves before its end.")]
 
 
@@ -49,12 +50,14 @@ async def create(thread_id: ThreadId, body: RunCreate, request: Request, access:
 
 
 @router.post("/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a run and stream it")
-async def create_and_stream(thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing) -> Response:
+async def create_and_stream(
+    thread_id: ThreadId, body: RunCreate, request: Request, access: Accessing, settled: Settled = False
+) -> Response:
     """Enqueue a run and send its events as they come (`text/event-stream`), or its words (`Accept: text/plain`)."""
     check_words(request, body.stream_mode)
     async with access.stream_to_come():
         created = await create_on_thread(access, thread_id, body, request)
-        return await new_stream(access, created, body, request)
+        return await new_stream(access, created, body, request, settled=settled)
 
 
 @router.post("/wait", summary="Create a run and wait for its result")
@@ -111,20 +114,26 @@ async def stream(
     stream_mode: Modes = None,
     cancel_on_disconnect: CancelOnDisconnect = False,
     begin_behind: BeginBehind = None,
+    settled: Settled = False,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
     if wants_text(request):
-        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect)
+        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect, settled=settled)
     return await joined_stream(
-        access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+        access,
+        info,
+        last_event_id or begin_behind,
+        query_list(stream_mode),
+        stop_when_left=cancel_on_disconnect,
+        settled=settled,
     )
 
 
 @router.get("/{run_id}/text", response_class=Response, responses=WORDS, summary="Stream a run's words")
-async def text(thread_id: ThreadId, run_id: RunId, access: Accessing) -> Response:
+async def text(thread_id: ThreadId, run_id: RunId, access: Accessing, settled: Settled = False) -> Response:
     """The words of a run's AI messages as plain text, from its start: for `curl -N`."""
-    return await text_stream(access, Readable.of(await find(access, thread_id, run_id, "read")))
+    return await text_stream(access, Readable.of(await find(access, thread_id, run_id, "read")), settled=settled)
 
 
 @router.post(

@@ -24,7 +24,7 @@ from runstream_gateway.routes.answers import (
 )
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
-from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, reading
+from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, Settled, reading
 from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, RunShape
 
@@ -42,11 +42,13 @@ async def create(body: StatelessRunCreate, request: Request, access: Accessing) 
 @router.post(
     "/stream", response_class=Response, responses=EVENTS_OR_WORDS, summary="Create a stateless run and stream it"
 )
-async def create_and_stream(body: StatelessRunCreate, request: Request, access: Accessing) -> Response:
+async def create_and_stream(
+    body: StatelessRunCreate, request: Request, access: Accessing, settled: Settled = False
+) -> Response:
     """Enqueue a run and send its events as they come. Its `Location` can be read like that of any run."""
     check_words(request, body.stream_mode)
     async with access.stream_to_come():
-        return await new_stream(access, await create_stateless(access, body, request), body, request)
+        return await new_stream(access, await create_stateless(access, body, request), body, request, settled=settled)
 
 
 @router.post("/wait", summary="Create a stateless run and wait for its result")
@@ -96,13 +98,19 @@ async def stream(
     stream_mode: Modes = None,
     cancel_on_disconnect: CancelOnDisconnect = False,
     begin_behind: BeginBehind = None,
+    settled: Settled = False,
 ) -> Response:
     """The events of a run: from now on, or from where `Last-Event-ID` says; also after its end."""
     info = await find(access, run_id, cancels=cancel_on_disconnect)
     if wants_text(request):
-        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect)
+        return await text_stream(access, Readable.of(info), stop_when_left=cancel_on_disconnect, settled=settled)
     return await joined_stream(
-        access, info, last_event_id or begin_behind, query_list(stream_mode), stop_when_left=cancel_on_disconnect
+        access,
+        info,
+        last_event_id or begin_behind,
+        query_list(stream_mode),
+        stop_when_left=cancel_on_disconnect,
+        settled=settled,
     )
 
 

@@ -15,6 +15,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, paged, query_list, selected
+from runstream_gateway.routes.runs import Settled
 from runstream_gateway.shapes import EVENTS, REFUSALS, Error, PrunedShape, ThreadPart, ThreadShape
 from runstream_gateway.streaming import FrameResponse
 from runstream_gateway.thread_reader import ThreadMode, ThreadReader
@@ -147,6 +148,7 @@ async def stream(
     last_event_id: Annotated[str | None, Header(description="Go on behind this event; `-` for all.")] = None,
     stream_mode: Annotated[list[str] | None, Query(description="`run_modes`, `lifecycle`, `state_update`.")] = None,
     stream_modes: Annotated[list[str] | None, Query(description="The same, as LangGraph's server reads it.")] = None,
+    settled: Settled = False,
 ) -> Response:
     """The streams of the thread's runs, one after the other. It does not end by itself."""
     thread_id, allowed = await thread_access(access, thread_id, "read")
@@ -158,7 +160,13 @@ async def stream(
         return await gateway.threads.exists(thread_id)
 
     reader = ThreadReader(
-        gateway.client, gateway.runs, thread_id, last_event_id=last_event_id, modes=modes, is_there=is_there
+        gateway.client,
+        gateway.runs,
+        thread_id,
+        last_event_id=last_event_id,
+        modes=modes,
+        is_there=is_there,
+        settled=settled,
     )
     slot = await access.stream_slot()
     return FrameResponse(lambda: reader, access.streams, slot, heartbeat=gateway.settings.heartbeat)

@@ -36,6 +36,7 @@ async def stream(
     last_event_id: str | None = None,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     cancel_on_disconnect: bool = False,
+    settled: bool = False,
 ) -> None:
     """Send a run's frames as objects with `event`, `data` and `id`; closed with 1000 after the run's end.
 
@@ -48,7 +49,7 @@ async def stream(
         check_origin(websocket.headers, gateway_of(websocket).settings.cors)
         access = await access_of_websocket(websocket)
         info = await find(access, thread_id, run_id, *reading(cancels=cancel_on_disconnect))
-        beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"))
+        beginning = Beginning.of(last_event_id or websocket.headers.get("last-event-id"), settled=settled)
         async with await access.stream_slot():
             modes = query_list(stream_mode)
             await _pump(websocket, access, info, beginning, modes, stop_when_left=cancel_on_disconnect)
