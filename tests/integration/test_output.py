@@ -42,7 +42,7 @@ async def cli(redis_url: str, namespace: str, tmp_path: Path) -> AsyncIterator[P
 async def works(client: Client) -> None:
     """Wait until a worker has executed a run."""
     run = await client.enqueue("adds", {})
-    assert await asyncio.wait_for(client.result(run.run_id), 30) == {"number": 42}
+    assert await asyncio.wait_for(client.result(run.run_id), 60) == {"number": 42}
 
 
 @pytest.mark.parametrize("redirect", BROKEN.values(), ids=BROKEN.keys())
@@ -59,7 +59,7 @@ async def test_a_gateway_works_without_its_output(cli: Processes, redirect: str)
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     gateway = await cli.start("gateway", "--port", str(port), "adds=graph.py", redirect=redirect)
-    await until(lambda: _answers(port), "the gateway answers", timeout=30)
+    await until(lambda: _answers(port), "the gateway answers", timeout=60)
     await leaves(gateway)
 
 
