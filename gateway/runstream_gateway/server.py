@@ -23,10 +23,11 @@ from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.streaming import OpenStreams
 from runstream_gateway.vanished import drop_vanished
 from runstream_worker.graphs import GraphSource
-from runstream_worker.supervisor import signals_to
+from runstream_worker.signals import signals_to
 
 _BACKLOG = 2048
 _GRACE = 5
+_LAST_PATIENCE = 10.0
 
 
 class _Server(uvicorn.Server):
@@ -98,7 +99,7 @@ async def serve(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         logging.getLogger("uvicorn.error").addFilter(_left_open)
         # uvicorn raises the signal again when it has served; the process must not end before the gateway is closed.
-        with signals_to(lambda: None):
+        with signals_to(lambda _: None, patience=_GRACE + _LAST_PATIENCE):
             server = _Server(config, gateway.streams, lambda: on_ready(url))
             watching = asyncio.create_task(
                 drop_vanished(server.transports, settings.vanished_after), name="gateway-vanished"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from signal import Signals
@@ -29,8 +30,11 @@ from runstream_worker.containment import contain_exits, leave_for_sure
 from runstream_worker.graphs import GraphSource
 from runstream_worker.runner import Runner, open_runner
 from runstream_worker.settings import WorkerSettings
+from runstream_worker.signals import NUMBERS, signals_to
 
 _HEALTH_INTERVAL = 10
+_LAST_PATIENCE = 5.0
+"""Seconds that a worker has to leave in, beside the grace times of its runs."""
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -107,19 +111,22 @@ async def serve(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **o
     """Work until SIGINT or SIGTERM, then drain; `options` are those of `arq_options`.
 
     A second signal cuts the running runs off at once, for another worker to go on with. A third gives up waiting for
-    what does not end, such as a write to a Redis that has gone away.
+    what does not end, such as a write to a Redis that has gone away. Where a graph blocks the event loop, the second
+    signal ends the process, and so does the first when the time to leave is over (`signals_to`).
     """
     worker = _PatientWorker(**arq_options(graphs, settings, **options))
     worker.on_stop = _Signals(worker).heard
-    try:
-        await worker.async_run()
-    except asyncio.CancelledError:
-        # What arq's signal handler leaves behind; a cancellation of this task itself goes on up.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-    finally:
-        await _close(worker)
+    patience = settings.shutdown_grace + settings.cancel_grace + _LAST_PATIENCE
+    with signals_to(worker.handle_sig, patience=patience):
+        try:
+            await worker.async_run()
+        except asyncio.CancelledError:
+            # What arq's signal handler leaves behind; a cancellation of this task itself goes on up.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        finally:
+            await _close(worker)
 
 
 async def serve_process(graphs: Mapping[str, GraphSource], settings: WorkerSettings, **options: Any) -> None:
@@ -128,6 +135,8 @@ async def serve_process(graphs: Mapping[str, GraphSource], settings: WorkerSetti
     try:
         await serve(graphs, settings, **options)
     finally:
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)  # It is leaving.
         await leave_for_sure(0)
 
 

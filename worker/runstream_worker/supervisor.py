@@ -15,12 +15,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, Literal, Self
 
 from runstream.cli.exits import CommandError, Exit
+from runstream_worker.signals import signals_to
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
@@ -208,7 +209,7 @@ class Supervisor:
         Raises:
             WorkerNotStarted: not even the first came up: what is wrong is not going to pass.
         """
-        with signals_to(self.leave):
+        with signals_to(lambda _: self.leave()):
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._count):
                     group.create_task(self._keep_one())
@@ -252,20 +253,6 @@ class Supervisor:
         if self._leaving.is_set() and code > 0:
             self._code = Exit.FAILED
         return code
-
-
-@contextmanager
-def signals_to(call: Callable[[], None]) -> Iterator[None]:
-    """Have SIGINT and SIGTERM call a function, in the running loop, until the end of the block."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, call)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 async def first_of(*works: Coroutine[Any, Any, object] | Awaitable[object]) -> None:

@@ -19,13 +19,13 @@ from runstream.cli.terminal import Output
 from runstream.settings import REDIS_URL_VARIABLE
 from runstream_worker.commands.redis import SessionRedis, session_redis
 from runstream_worker.commands.worker import command_of, set_up_logging
+from runstream_worker.signals import signals_to
 from runstream_worker.supervisor import (
     Ready,
     WorkerCommand,
     WorkerNotStarted,
     WorkerProcess,
     first_of,
-    signals_to,
 )
 
 _WATCHED_SUFFIXES = (".py",)
@@ -99,7 +99,7 @@ class _Dev:
         Raises:
             WorkerNotStarted: one of them did not start, for a reason that no change of a file mends.
         """
-        with signals_to(self._leave):
+        with signals_to(lambda _: self._leave()):
             async with _watching(self._folders, self._changed), asyncio.TaskGroup() as group:
                 for kept in self._kept:
                     group.create_task(self._keep(kept))
