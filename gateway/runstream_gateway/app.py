@@ -41,6 +41,7 @@ from runstream_gateway.routes import (
 )
 from runstream_gateway.routes.common import Json
 from runstream_gateway.settings import Cors
+from runstream_worker.infrastructure import Unavailable
 
 _logger = logging.getLogger("runstream.gateway")
 _EXPOSED = ("location", "content-location", "x-pagination-total", "x-pagination-next", "retry-after")
@@ -104,7 +105,8 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RunstreamError, _runstream_error)
-    app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(RedisError, _redis_unavailable)
+    app.add_exception_handler(Unavailable, _unavailable)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:
@@ -152,5 +154,14 @@ async def _runstream_error(_: Request, error: Exception) -> Response:
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Unavailable)  # noqa: S101 - as it was registered
+    _logger.warning("a request needs what is away: %s", error)
+    # The driver's message names hosts and users.
+    reason = f" ({error.kind})" if error.kind else ""
+    detail = f"the checkpoints' database cannot be reached{reason}; nothing that it keeps is lost: try again later"
+    return Json({"detail": detail}, status_code=503, headers={"retry-after": "1"})
+
+
+async def _redis_unavailable(_: Request, error: Exception) -> Response:
     _logger.warning("Redis refuses or is away: %s", error)
     return Json({"detail": "Redis cannot be reached"}, status_code=503, headers={"retry-after": "1"})

@@ -97,7 +97,13 @@ async def open_gateway(
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
         keep_own = settings.checkpointer_url is None
         saver = await _saver(stack, settings)
-        states = States(graphs, saver, keep_own=keep_own, show_errors=settings.show_errors)
+        states = States(
+            graphs,
+            saver,
+            keep_own=keep_own,
+            show_errors=settings.show_errors,
+            patience=settings.checkpoint_patience,
+        )
         documents = client.documents("thread", ttl=settings.thread_ttl)
         deliveries = client.deliveries(new_id())
         payloads = Payloads(client, deliveries, states, show_errors=settings.show_errors)
@@ -134,6 +140,8 @@ async def _saver(stack: AsyncExitStack, settings: GatewaySettings) -> BaseCheckp
             runs_url=settings.redis_url,
             namespace=settings.namespace,
             ttl=settings.thread_ttl,
+            patience=settings.checkpoint_patience,
+            waits_for_runs=False,
         )
     )
 

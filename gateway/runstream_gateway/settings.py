@@ -68,6 +68,7 @@ class GatewaySettings:
         redis_url: of the Redis that the runs are in.
         namespace: of the runs.
         checkpointer_url: as the workers have it; None for `redis`, and graphs' own where they have one.
+        checkpoint_patience: how long a request waits for a checkpoints' database that is away, until it is 503.
         heartbeat: how often a stream in which nothing happens sends a comment; 10 at most.
         vanished_after: how long a client may leave unanswered what it is sent, until it is taken for gone. One that is
             there and reads slowly, or not at all, is not meant: its system answers.
@@ -92,6 +93,7 @@ class GatewaySettings:
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)
     namespace: str = "runstream"
     checkpointer_url: str | None = field(default=None, repr=False)
+    checkpoint_patience: float = 10.0
     heartbeat: float = 5.0
     vanished_after: float = 30.0
     thread_ttl: float = DEFAULT_THREAD_TTL
@@ -120,6 +122,7 @@ class GatewaySettings:
         check_number("heartbeat", self.heartbeat, least=0.01, most=10)
         check_number("vanished_after", self.vanished_after, least=0.1)
         times = (
+            "checkpoint_patience",
             "thread_ttl",
             "stateless_retention",
             "head_timeout",

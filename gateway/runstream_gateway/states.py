@@ -14,7 +14,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
 from langgraph.types import Interrupt, PregelTask, StateSnapshot, StateUpdate
 from pydantic_core import from_json
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
@@ -22,6 +22,8 @@ from runstream_gateway.rehearsal import Rehearsal
 from runstream_gateway.told_errors import error_of, told_error
 from runstream_worker.encoding import JsonEncoder
 from runstream_worker.graphs import GraphSource, graph_with
+from runstream_worker.infrastructure import Unavailable, is_infrastructure
+from runstream_worker.patient_saver import DEFAULT_PATIENCE, patient
 
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
@@ -41,6 +43,9 @@ class States:
         saver: the checkpointer; None where graphs have their own or none.
         keep_own: whether it leaves graphs theirs that have one.
         show_errors: tell the messages of all exceptions.
+        patience: how long a read or write waits for a database that is away, in seconds.
+
+    What reads or writes a state raises `Unavailable` where its database is away for longer than that.
     """
 
     def __init__(
@@ -50,10 +55,12 @@ class States:
         *,
         keep_own: bool,
         show_errors: bool = False,
+        patience: float = DEFAULT_PATIENCE,
     ) -> None:
+        self._patience = patience
         self._show_errors = show_errors
         self._graphs = graphs
-        self.saver = saver
+        self.saver = None if saver is None else patient(saver, patience)
         self._keep_own = keep_own
 
     def graph_of(self, thread_metadata: Mapping[str, Any]) -> str | None:
@@ -71,12 +78,16 @@ class States:
 
         Raises:
             ApiError: 404, this gateway has no such graph.
+            Unavailable: a database that its factory asks is away.
         """
         source = self._graphs.get(name)
         if source is None:
             raise ApiError(404, f"graph {name!r} is not loaded by this gateway; it has {', '.join(self._graphs)}")
         async with source.open(cast("RunnableConfig", config), self.saver, keep_own=self._keep_own) as graph:
-            yield graph
+            if isinstance(graph.checkpointer, BaseCheckpointSaver):
+                yield graph_with(graph, checkpointer=patient(graph.checkpointer, self._patience))
+            else:
+                yield graph
 
     async def get(
         self,
@@ -230,20 +241,12 @@ def _reading(graph_name: str, thread_id: str) -> Iterator[None]:
     except ApiError:
         raise
     except Exception as error:
-        if _is_away(error):
+        if isinstance(error, Unavailable):
             raise
+        if isinstance(error, RedisError) and is_infrastructure(error):
+            raise Unavailable.because_of("checkpointer", error) from error
         _logger.debug("the state of thread %s cannot be read", thread_id, exc_info=error)
         raise ApiError(422, f"state: graph {graph_name!r} cannot show it: {_public(error)}") from error
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether an exception says that the checkpoints' database cannot be asked, whatever it would have answered."""
-    if isinstance(error, RedisError):
-        return type(error) is not ResponseError
-    package, _, _ = type(error).__module__.partition(".")
-    return package in {"psycopg", "psycopg_pool"} and any(
-        one.__name__ in {"OperationalError", "InterfaceError", "PoolTimeout"} for one in type(error).__mro__
-    )
 
 
 def _public(error: Exception) -> str:
@@ -260,6 +263,8 @@ async def _snapshot(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig, *
     """
     try:
         return await graph.aget_state(config, subgraphs=subgraphs)
+    except Unavailable:
+        raise
     except Exception as error:  # the graph's own reducers; if it was something else, it is so again
         async for snapshot in graph.aget_state_history(config, limit=1):
             _logger.debug("what is pending on thread %s is left out: %s", config["configurable"]["thread_id"], error)

@@ -273,18 +273,24 @@ class Threads:
         return _shown(document, active=active, last=last, state=state, show_errors=self._show_errors)
 
     async def _state(self, document: Document, last: RunInfo | None) -> Mapping[str, Any]:
-        """A thread's last state, an empty one where it cannot be read: that must hide neither the thread nor others."""
+        """A thread's last state; where its graph cannot show it, an empty one that says so in `error`.
+
+        A graph that cannot must hide neither the thread nor others. A database that is away hides all of them.
+
+        Raises:
+            Unavailable: the checkpoints' database is away.
+        """
         graph = self._states.graph_of(document.data["metadata"])
         # A thread may be of a graph that is not here, or not any more.
         if not self._states.knows(graph):
             return EMPTY_STATE
         try:
             return await self._states.get(graph, document.id)
-        except Exception as error:  # noqa: BLE001 - a factory, a reducer, a database may raise anything
-            told = error.detail if isinstance(error, ApiError) else type(error).__name__
-            _logger.warning("thread %s is shown without its state: %s", document.id, told)
-        stopped = last is not None and last.status is Status.INTERRUPTED
-        return {**EMPTY_STATE, "next": ["unknown"] if stopped else []}
+        except ApiError as error:
+            _logger.warning("thread %s is shown without its state: %s", document.id, error.detail)
+            stopped = last is not None and last.status is Status.INTERRUPTED
+            unreadable = {"error": "StateUnreadable", "message": error.detail}
+            return {**EMPTY_STATE, "next": ["unknown"] if stopped else [], "error": unreadable}
 
 
 def _parts(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
@@ -311,6 +317,8 @@ def _shown(
     if failed and last is not None:
         error = last.error.model_dump() if last.error else None
         view["error"] = error_of(last.status, error, show=show_errors)
+    elif "error" in state:
+        view["error"] = state["error"]
     return view
 
 

@@ -342,10 +342,26 @@ class Scripts:
         return FinishReply(cast("Any", _text(reply[0])), *map(int, reply[1:]))
 
     async def release(
-        self, hold: Hold, cause: Cause, message: str = "", *, delay: int = 0
+        self,
+        hold: Hold,
+        cause: Cause,
+        message: str = "",
+        *,
+        delay: int = 0,
+        longest_delay: int = 0,
+        max_faults: int = 100,
     ) -> Literal["queued", "stopped", "lost", "not held"]:
-        """Give a run back, for the next attempt in `delay` ms; `message` is told where there is none left."""
-        args: list[Argument] = [hold.attempt, hold.worker_id, cause, message, delay]
+        """Give a run back for its next attempt.
+
+        Args:
+            hold: the attempt that is over.
+            cause: why; neither counts against the run's attempts.
+            message: of the run's error, should this have been its last fault.
+            delay: ms before the next attempt; doubled with each further fault of the run.
+            longest_delay: ms that these become at most.
+            max_faults: how many faults the run may have; with the last one it ends as `lost`.
+        """
+        args: list[Argument] = [hold.attempt, hold.worker_id, cause, message, delay, longest_delay, max_faults]
         reply = await self._run("release", [self._keys.run(hold.run_id), self._keys.leases], args)
         return cast("Literal['queued', 'stopped', 'lost', 'not held']", _text(reply[0]))
 

@@ -49,16 +49,28 @@ async def test_a_drained_worker_does_not_count_against_the_attempts(any_client: 
         hold = await cell.take()
         assert hold.attempt == attempt
         assert await cell.release(hold, "drained") == "queued"
-    assert await cell.release(await cell.take(), "fault", "no database") == "lost"
+    await cell.lose(await cell.take())
     assert await cell.dead() == [run.run_id]
 
 
-async def test_a_fault_counts_and_the_last_one_ends_the_run_as_lost(any_client: Client, cell: Cell) -> None:
-    run = await any_client.enqueue("agent", None, max_attempts=2)
-    assert await cell.release(await cell.take("v"), "fault", "no database") == "queued"
+async def test_a_fault_is_no_lost_worker_and_counts_against_no_attempt(any_client: Client, cell: Cell) -> None:
+    run = await any_client.enqueue("agent", None, max_attempts=1)
+    for attempt in range(1, 8):
+        hold = await cell.take()
+        assert hold.attempt == attempt
+        assert await cell.release(hold, "fault", "no database") == "queued"
+    await cell.lose(await cell.take())
+    assert await cell.dead() == [run.run_id]
+
+
+async def test_the_last_fault_that_a_run_may_have_ends_it_as_lost(any_client: Client, cell: Cell) -> None:
+    run = await any_client.enqueue("agent", None)
+    assert await cell.release(await cell.take("v"), "fault", "no database", max_faults=2) == "queued"
     assert (await cell.claim(worker="x"))[0].left == "fault"
 
-    assert await cell.release(Hold(run.run_id, 2, "x"), "fault", "no database") == "lost"
+    last = Hold(run.run_id, 2, "x")
+    assert await cell.release(last, "fault", "no database", max_faults=2) == "lost"
+    assert await cell.release(last, "fault", "no database", max_faults=2) == "not held"
 
     info = await any_client.get(run.run_id)
     assert info.status == Status.LOST
@@ -72,6 +84,22 @@ async def test_a_fault_counts_and_the_last_one_ends_the_run_as_lost(any_client: 
     assert all(holder.started_at <= holder.ended_at for holder in info.holders)
     assert await cell.ids(run.run_id) == ["1-0", "3-0"]
     assert (await cell.last_event(run.run_id))["d"]["after"] == "1-0"
+
+
+async def test_the_wait_after_a_fault_doubles_up_to_its_limit(any_client: Client, cell: Cell) -> None:
+    run = await any_client.enqueue("agent", None)
+    for wait in (1, 2, 4, 8, 10, 10):
+        assert await cell.release(await cell.take(), "fault", delay=1_000, longest_delay=10_000) == "queued"
+        await cell.let_pass(wait - 0.5)
+        assert await cell.claim() == []
+        await cell.let_pass(0.5)
+    # A drained worker waits for nothing, and changes nothing of that.
+    assert await cell.release(await cell.take(), "drained") == "queued"
+    assert await cell.release(await cell.take(), "fault", delay=1_000, longest_delay=3_600_000) == "queued"
+    await cell.let_pass(63)
+    assert await cell.claim() == []
+    await cell.let_pass(1)
+    assert (await cell.take()).run_id == run.run_id
 
 
 async def test_a_run_may_be_given_back_for_later(any_client: Client, cell: Cell, run: Hold) -> None:

@@ -137,7 +137,7 @@ async def end_by_the_last_attempt(cell: Cell, run_id: str) -> None:
 
 
 async def end_by_the_last_fault(cell: Cell, run_id: str) -> None:
-    await cell.release(await cell.take(), "fault")
+    await cell.release(await cell.take(), "fault", max_faults=1)
 
 
 async def end_by_a_drain_of_what_is_to_be_stopped(cell: Cell, run_id: str) -> None:

@@ -212,7 +212,12 @@ async def test_what_has_no_json_form_in_a_state_is_a_marker_and_the_rest_is_show
 
 async def test_a_graph_that_cannot_be_made_hides_no_thread(place: Place) -> None:
     thread = await place.thread("broken")
-    assert (await place.get(f"/threads/{thread}"))["values"] is None
+    shown = await place.get(f"/threads/{thread}")
+    assert shown["values"] is None
+    assert shown["error"] == {
+        "error": "StateUnreadable",
+        "message": "state: graph 'broken' cannot show it: RuntimeError: no graph today",
+    }
     assert len(await place.post("/threads/search", {})) == 1
     told = await place.get(f"/threads/{thread}/state", 422)
     assert told["detail"] == "state: graph 'broken' cannot show it: RuntimeError: no graph today"
@@ -313,12 +318,12 @@ async def test_a_superstep_is_one_checkpoint(place: Place) -> None:
         ({"values": {"steps": 7}, "as_node": "one"}, 422),
         ({"values": {"steps": []}, "as_node": "nobody"}, 422),
         (None, 422),
-        ({"values": {"steps": []}, "as_node": "one"}, 500),
+        ({"values": {"steps": []}, "as_node": "one"}, 503),
     ],
     ids=["a reducer", "no such node", "nothing", "the database"],
 )
 async def test_supersteps_that_fail_leave_no_thread(place: Place, second: Any, status: int) -> None:
-    if status == 500:
+    if status == 503:
         place.saver.refused.add("second put")
     steps = [{"updates": [{"values": {"steps": ["in"]}, "as_node": "one"}]}, {"updates": [second] if second else []}]
     body = {"thread_id": OTHER, "metadata": {"graph_id": "agent"}, "supersteps": steps}

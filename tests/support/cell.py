@@ -67,9 +67,11 @@ class Cell:
             hold, end_seq=end_seq, event=END, status=status, record={"result": b"1"}, leave_gap=leave_gap
         )
 
-    async def release(self, hold: Hold, cause: Cause = "drained", message: str = "it broke", *, delay: int = 0) -> str:
+    async def release(
+        self, hold: Hold, cause: Cause = "drained", message: str = "it broke", *, delay: int = 0, **options: int
+    ) -> str:
         """A run given back; `delay` in ms."""
-        return await self.scripts.release(hold, cause, message, delay=delay)
+        return await self.scripts.release(hold, cause, message, delay=delay, **options)
 
     async def reap(self, limit: int = 10) -> ReapReply:
         """One look at what time has run out for."""

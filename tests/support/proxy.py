@@ -1,4 +1,4 @@
-"""A way to Redis that can be cut, blocked, slowed down, or made to lose replies; and that can be watched."""
+"""A way to a server that can be cut, blocked, slowed down, or made to lose replies; and that can be watched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Watcher(Protocol):
 
 
 class Proxy:
-    """A TCP proxy in front of a Redis; `url` is the way through it."""
+    """A TCP proxy in front of a Redis or another server; `url` is the way through it."""
 
     def __init__(self, redis_url: str, watcher: Watcher | None = None) -> None:
         self._target = urlsplit(redis_url)
@@ -40,8 +40,8 @@ class Proxy:
         """The Redis behind the proxy."""
         assert self._server is not None
         port = self._server.sockets[0].getsockname()[1]
-        user = f":{self._target.password}@" if self._target.password else ""
-        return urlunsplit(self._target._replace(netloc=f"{user}127.0.0.1:{port}"))
+        user, at, _ = self._target.netloc.rpartition("@")
+        return urlunsplit(self._target._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)

@@ -275,7 +275,7 @@ class Model:
 
     def _leave(self, run: ModelRun, cause: str, delay: float) -> str:
         run.holders.append((run.attempt, run.worker, cause))
-        run.failures += cause != "drained"
+        run.failures += cause == "lost"
         run.left = cause
         if run.stop is not None:
             self._end_stopped(run)

@@ -37,7 +37,9 @@ _WRITE_RETRY = 0.05
 _WRITE_RETRY_MAX = 1.0
 _CANCEL_AGAIN_AFTER = 0.5
 """Long enough for a node that cleans up when it is cancelled, in seconds."""
-_FAULT_DELAY_MAX = 30.0
+_FAULT_DELAY = 1_000
+_LONGEST_FAULT_DELAY = 60_000
+"""How long a run waits whose worker was left by what it depends on, in ms: doubled with each fault, up to this."""
 _ROLLBACK_WITHIN = 30.0
 _DISOWN_WITHIN = 5.0
 
@@ -240,11 +242,16 @@ class Attempt:
 
     async def _give_back(self, given: GivenBack) -> GivenBack | None:
         self._publisher.close()
-        delay = min(2.0 ** (self.number - 1), _FAULT_DELAY_MAX) if given.cause == "fault" else 0.0
+        is_fault = given.cause == "fault"
         while self.guard.cause is not Cause.LOST:
             try:
                 reply = await self._means.scripts.release(
-                    self._hold, given.cause, given.message, delay=round(delay * 1000)
+                    self._hold,
+                    given.cause,
+                    given.message,
+                    delay=_FAULT_DELAY if is_fault else 0,
+                    longest_delay=_LONGEST_FAULT_DELAY,
+                    max_faults=self._means.settings.max_faults,
                 )
             except (RedisError, OSError) as error:
                 await self._wait_for_redis(error)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from redis.exceptions import RedisError
 
 from runstream.connection import shown as shown_url
-from runstream.errors import InvalidRequest, RunstreamError
+from runstream.errors import InvalidRequest
 from runstream.redaction import check_url
 from runstream.settings import DEFAULT_REDIS_URL
 from runstream_worker.importing import import_file, import_module
+from runstream_worker.infrastructure import Unavailable, is_transient
+from runstream_worker.patient_saver import DEFAULT_PATIENCE, SaverSource, patient
 from runstream_worker.redis_saver import DEFAULT_TTL, RedisSaver
 
 if TYPE_CHECKING:
@@ -30,16 +34,26 @@ if TYPE_CHECKING:
 _SETUP_LOCK = 0x72756E73  # "runs": the number of the advisory lock under which PostgreSQL's tables are made
 _SETUP_TIMEOUT = 60.0
 _SETUP_POLL = 0.05
-_CONNECT_TIMEOUT = 10
-_POSTGRES_CONNECTIONS = 10
+_POSTGRES_DEFAULTS: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""For what the URL leaves open: how soon a server that does not answer is given up, and idle connections are kept
+alive through firewalls. In seconds, the last in ms."""
 _SQLITE_BUSY_TIMEOUT = 10.0
 
 # A URL whose password can be told from the rest of it: libpq looks for the first `@`, and quotes what it cannot read.
 _POSTGRES_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@?#]*(\?[^@#]*)?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+_logger = logging.getLogger("runstream.worker")
 
-class CheckpointerError(RunstreamError):
+
+class CheckpointerError(Unavailable):
     """The checkpoints' database cannot be used: it is away, refuses, or is no database."""
 
 
@@ -51,6 +65,8 @@ async def open_checkpointer(
     namespace: str = "runstream",
     ttl: float = DEFAULT_TTL,
     own_thread_ttl: float | None = None,
+    patience: float = DEFAULT_PATIENCE,
+    waits_for_runs: bool = True,
 ) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
     """A checkpointer for as long as the block lasts; its tables are there. No error tells a password.
 
@@ -63,6 +79,8 @@ async def open_checkpointer(
         namespace: of the runs; checkpoints in Redis have it, too.
         ttl: how long Redis keeps a thread after it was last written to, in seconds.
         own_thread_ttl: the same for the thread of a run that was given none; as `ttl` when left out.
+        patience: how long a call is made again while the database is away, in seconds.
+        waits_for_runs: whether calls to the Redis of the runs wait for it without end, as the events of a run do.
 
     Raises:
         InvalidRequest: the URL is none of these, or what it needs is not installed.
@@ -74,38 +92,40 @@ async def open_checkpointer(
     check_url("checkpointer", url)
     scheme = urlsplit(url).scheme
     if url == "redis" or scheme in ("redis", "rediss"):
-        times = {"ttl": ttl, "own_thread_ttl": own_thread_ttl}
-        async with _redis(url, runs_url, namespace, times) as saver:
-            yield saver
+        own_patience = (None if waits_for_runs else patience) if url == "redis" else 0.0
+        times = {"ttl": ttl, "own_thread_ttl": own_thread_ttl, "patience": own_patience}
+        opening: AbstractAsyncContextManager[BaseCheckpointSaver[Any] | SaverSource] = _redis(
+            url, runs_url, {"namespace": namespace, **times}
+        )
     elif scheme == "sqlite":
-        async with _sqlite(url) as saver:
-            yield saver
+        opening = _sqlite(url)
     elif scheme in ("postgres", "postgresql"):
-        async with _postgres(url) as saver:
-            yield saver
+        opening = _postgres(url)
     elif scheme == "memory":
-        from langgraph.checkpoint.memory import InMemorySaver  # noqa: PLC0415 - only where it is wanted
-
-        yield InMemorySaver()
+        opening = _memory()
     elif "://" not in url and ":" in url and "@" not in url:
-        async with _own(url) as saver:
-            yield saver
+        opening = _own(url)
     else:
         raise InvalidRequest(
             "checkpointer",
             f"{shown_url(url)!r} must begin with redis://, sqlite:///, postgresql:// or memory://, "
             "such as sqlite:///threads.db, or be the word redis, or none, or path/file.py:attr",
         )
+    async with opening as opened:
+        yield patient(opened, patience)
 
 
 @asynccontextmanager
-async def _redis(
-    url: str, runs_url: str, namespace: str, times: Mapping[str, Any]
-) -> AsyncIterator[BaseCheckpointSaver[Any]]:
-    # Only beside the runs can a script look whether an attempt still holds its run.
+async def _memory() -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    yield InMemorySaver()
+
+
+@asynccontextmanager
+async def _redis(url: str, runs_url: str, options: Mapping[str, Any]) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    # Only beside the runs can a script look whether an attempt still holds its run. Elsewhere each try of a write asks
+    # first, so that tries are made by `PatientSaver`, which knows of that.
     beside_runs = url == "redis"
-    address = runs_url if beside_runs else url
-    async with RedisSaver.from_url(address, namespace=namespace, fenced=beside_runs, **times) as saver:
+    async with RedisSaver.from_url(runs_url if beside_runs else url, fenced=beside_runs, **options) as saver:
         try:
             await saver.ping()
         except (RedisError, OSError) as error:
@@ -114,7 +134,7 @@ async def _redis(
 
 
 @asynccontextmanager
-async def _own(location: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _own(location: str) -> AsyncIterator[SaverSource]:
     """The checkpointer of a project's own."""
     place, _, attribute = location.rpartition(":")
     is_file = "/" in place or place.endswith(".py")
@@ -122,16 +142,57 @@ async def _own(location: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     made = getattr(module, attribute, None)
     if made is None:
         raise InvalidRequest("checkpointer", f"{location!r}: {place} has no attribute {attribute!r}")
-    async with AsyncExitStack() as stack:
-        try:
-            opened = await _opened(made, stack)
-        except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise CheckpointerError(f"checkpointer: {location!r} could not be opened: {what}") from error
-        if not isinstance(opened, BaseCheckpointSaver):
-            told = f"{location!r} must give a BaseCheckpointSaver, and gives {type(opened).__name__}"
-            raise InvalidRequest("checkpointer", told)
-        yield opened
+    async with _Own(location, made) as own:
+        # An object that the module holds is all that there is; a function can be called again.
+        yield SaverSource(await own.open(), None if isinstance(made, BaseCheckpointSaver) else own.open)
+
+
+class _Own:
+    """The checkpointer that a project's own function opens, one at a time.
+
+    Args:
+        location: where the function is, for messages.
+        made: the function, or the checkpointer itself.
+    """
+
+    def __init__(self, location: str, made: Any) -> None:
+        self._location = location
+        self._made = made
+        self._stack: AsyncExitStack | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._stack is not None:
+            await self._stack.aclose()
+
+    async def open(self) -> BaseCheckpointSaver[Any]:
+        """Open a checkpointer, and close the last one, whose connection is lost.
+
+        Raises:
+            CheckpointerError: the function failed.
+            InvalidRequest: it does not give a checkpointer.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await _opened(self._made, stack)
+            except Exception as error:
+                if self._stack is not None and is_transient(error):
+                    raise
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                raise CheckpointerError(f"checkpointer: {self._location!r} could not be opened: {what}") from error
+            if not isinstance(opened, BaseCheckpointSaver):
+                told = f"{self._location!r} must give a BaseCheckpointSaver, and gives {type(opened).__name__}"
+                raise InvalidRequest("checkpointer", told)
+            last, self._stack = self._stack, stack.pop_all()
+        if last is not None:
+            _logger.warning("checkpointer: %r had lost its connection and was opened anew", self._location)
+            try:
+                await last.aclose()
+            except Exception as error:  # noqa: BLE001 - of what is left behind, a broken connection
+                _logger.debug("the last checkpointer of %r could not be closed: %s", self._location, error)
+        return opened
 
 
 async def _opened(made: Any, stack: AsyncExitStack) -> Any:
@@ -196,30 +257,26 @@ async def _set_up_sqlite(saver: AsyncSqliteSaver) -> None:
 async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - an extra
-        from psycopg import AsyncConnection, Error  # noqa: PLC0415 - an extra
-        from psycopg.rows import DictRow, dict_row  # noqa: PLC0415 - an extra
-        from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415 - an extra
+        from psycopg import Error  # noqa: PLC0415 - an extra
+
+        from runstream_worker.postgres_pool import OPTIONS, BoundedConnection, open_pool  # noqa: PLC0415 - an extra
     except ImportError:
         told = f"{shown_url(url)!r} needs the extra: pip install 'runstream[postgres]'"
         raise InvalidRequest("checkpointer", told) from None
     conninfo = _postgres_conninfo(url)
-    options: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     try:
-        # Not over the pool, which keeps the reason of a failure to itself and tries for half a minute.
-        async with await AsyncConnection[DictRow].connect(conninfo, **options) as connection:
+        # Not over the pool, which keeps the reason of a failure to itself and tries for a while.
+        async with await BoundedConnection.connect(conninfo, **OPTIONS) as connection:
             await _set_up_postgres(AsyncPostgresSaver(connection), connection)
     except Error as error:
         reason = " ".join(str(error).split())
         raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {reason}") from error
-    pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
-        conninfo, min_size=1, max_size=_POSTGRES_CONNECTIONS, kwargs=options, open=False
-    )
-    async with pool:
+    async with open_pool(conninfo) as pool:
         yield AsyncPostgresSaver(pool)
 
 
 def _postgres_conninfo(url: str) -> str:
-    """What libpq connects with; a server that does not answer is given up after a while unless the URL says when."""
+    """What libpq connects with: the URL, and the defaults for what it leaves open."""
     from psycopg import ProgrammingError  # noqa: PLC0415 - an extra
     from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415 - an extra
 
@@ -230,7 +287,7 @@ def _postgres_conninfo(url: str) -> str:
             "%40, %2F, %3F, %23 and %25",
         )
     try:
-        parameters: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT, **conninfo_to_dict(url)}
+        parameters: dict[str, Any] = {**_POSTGRES_DEFAULTS, **conninfo_to_dict(url)}
     except ProgrammingError as error:
         raise InvalidRequest("checkpointer", f"{shown_url(url)!r}: {str(error).strip()}") from None
     return make_conninfo("", **parameters)

@@ -36,6 +36,7 @@ from runstream_worker.origins import Origins, Placed
 from runstream_worker.outbox import Outbox, Publisher
 from runstream_worker.outcome import FinalState, NothingToGoOnFrom, Outcome
 from runstream_worker.past import Past
+from runstream_worker.patient_saver import patient
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
 from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
@@ -106,7 +107,7 @@ class Execution:
             start = await self._start()
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
-            if start.goes_on and not await self._passes_breakpoint(graph, config, start):
+            if start.goes_on and not await self._passes_breakpoint(graph, saver, config, start):
                 return self._final.outcome(graph, request.output_keys, self._publisher.json)
             given = None if start.goes_on else await _input(graph, request, config)
             if saver is not None:
@@ -149,7 +150,7 @@ class Execution:
         self.is_open = True
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             return graph, None
-        self.saver = graph.checkpointer
+        self.saver = patient(graph.checkpointer, self._means.settings.checkpoint_patience)
         if self._is_draining:
             self._control.request_drain()
         thread_id = self._request.thread_id
@@ -167,6 +168,8 @@ class Execution:
         """Find out how to begin; from the second attempt on, publish it."""
         try:
             return await self._found_start()
+        except Unavailable:
+            raise
         except Exception as error:
             if is_infrastructure(error):
                 raise Unavailable.because_of("cannot find out how to go on", error) from error
@@ -212,11 +215,11 @@ class Execution:
         }
         return orjson.dumps({"m": "attempt", "d": data})
 
-    async def _passes_breakpoint(self, graph: Graph, config: RunnableConfig, start: Start) -> bool:
+    async def _passes_breakpoint(self, graph: Graph, saver: Saver | None, config: RunnableConfig, start: Start) -> bool:
         """Whether the graph would have gone on from where it goes on; if not, it says where it stands."""
         state = None
-        if self.saver is not None:
-            state = await state_at_breakpoint(graph, self.saver, self._request, config)
+        if saver is not None:
+            state = await state_at_breakpoint(graph, saver, self._request, config)
         if state is None:
             return True
         # It executes nothing.

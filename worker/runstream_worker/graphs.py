@@ -36,6 +36,7 @@ from langgraph.pregel import Pregel
 
 from runstream.errors import GraphLoadError
 from runstream_worker.importing import import_file, import_module, make_importable
+from runstream_worker.infrastructure import Unavailable, is_transient
 from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
@@ -119,10 +120,16 @@ class GraphSource:
             keep_own: it does not replace one that the graph was compiled with.
 
         Raises:
-            GraphLoadError: the factory returned something that is not a graph. What it raises itself comes as it is.
+            GraphLoadError: the factory returned something that is not a graph.
+            Unavailable: a database that the factory asks cannot be reached. What else it raises comes as it is.
         """
         async with contextlib.AsyncExitStack() as stack:
-            graph = await self._make(config, stack)
+            try:
+                graph = await self._make(config, stack)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                raise Unavailable.because_of(f"graph {self.name!r} could not be opened", error) from error
             is_kept = graph.checkpointer is False or (keep_own and isinstance(graph.checkpointer, BaseCheckpointSaver))
             if checkpointer is not None and not is_kept:
                 graph = graph_with(graph, checkpointer=checkpointer)

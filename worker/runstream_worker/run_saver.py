@@ -23,7 +23,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage
@@ -44,6 +45,7 @@ from runstream.faults import is_passing, patiently
 from runstream.scripts import Scripts
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.outbox import Publisher
+from runstream_worker.patient_saver import PatientSaver
 from runstream_worker.redis_saver import EventsLost, Fence, RedisSaver
 from runstream_worker.settlement import CONTROL_CHANNELS
 
@@ -54,6 +56,7 @@ _RESUMING = "__pregel_resuming"
 """LangGraph's key for whether a subgraph is to go on."""
 _QUIET_TURNS = 50
 _T = TypeVar("_T")
+Saver: TypeAlias = BaseCheckpointSaver[Any]
 
 
 class Taken:
@@ -166,7 +169,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, else the newest one."""
-        found = await self._call(lambda: self._saver.aget_tuple(config))
+        found = await self._call(lambda saver: saver.aget_tuple(config))
         _begin_anew(config, found)
         if found is not None and self._is_of_run(config):
             self._publisher.settlement.read(config, found)
@@ -186,14 +189,14 @@ class RunSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, the newest first."""
         async with listed(self._saver, config, filter=filter, before=before, limit=limit) as found:
-            while (one := await self._call(lambda: anext(found, None))) is not None:
+            while (one := await _told(anext(found, None))) is not None:
                 yield one
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """What delta channels are made from."""
-        return await self._call(lambda: self._saver.aget_delta_channel_history(config=config, channels=channels))
+        return await self._call(lambda saver: saver.aget_delta_channel_history(config=config, channels=channels))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -220,7 +223,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
                 await asyncio.wait(earlier)
             if namespace in self._unsaved:
                 raise self._unsaved[namespace]
-            saved = await self._write(seq, lambda: self._saver.aput(config, checkpoint, metadata, new_versions))
+            saved = await self._write(seq, lambda saver: saver.aput(config, checkpoint, metadata, new_versions))
             if self._is_of_run(config):
                 self._publisher.settlement.saved_checkpoint(config, checkpoint["id"], metadata.get("step"))
                 self._publisher.publish_settled()
@@ -250,7 +253,7 @@ class RunSaver(BaseCheckpointSaver[Any]):
                 if is_result and _HIDDEN_TASK not in task_path:
                     await self._taken.result_of(task_id)
                 seq = self._publisher.next_seq
-                await self._write(seq, lambda: self._saver.aput_writes(config, writes, task_id, task_path))
+                await self._write(seq, lambda saver: saver.aput_writes(config, writes, task_id, task_path))
                 if self._is_of_run(config):
                     self._publisher.settlement.saved_writes(config, task_id, [channel for channel, _ in writes])
                     self._publisher.publish_settled()
@@ -264,15 +267,14 @@ class RunSaver(BaseCheckpointSaver[Any]):
 
         return put()
 
-    async def _write(self, seq: int, write: Callable[[], Awaitable[_T]]) -> _T:
+    async def _write(self, seq: int, write: Callable[[Saver], Awaitable[_T]]) -> _T:
         """Write, once Redis has the events before this sequence number; those that it has lost are published again."""
         while True:
             last_seq = await self._publisher.published(seq)
+            ask = None if self._is_fenced else partial(self._ask, last_seq)
             try:
-                if not self._is_fenced:
-                    await self._ask(last_seq)
                 with Fence.of(self._hold, last_seq).around():
-                    return await self._call(write)
+                    return await self._call(write, before=ask)
             except EventsLost as lost:
                 await self._publisher.publish_again(lost.last_seq)
 
@@ -281,36 +283,37 @@ class RunSaver(BaseCheckpointSaver[Any]):
         return config["configurable"].get("thread_id") == self._thread_id
 
     async def _ask(self, last_seq: int) -> None:
-        """Do what the fence of checkpoints in the runs' own Redis does, a moment before the write."""
+        """Do what the fence of checkpoints in the runs' own Redis does, a moment before each try of a write."""
         found = await patiently(lambda: self._scripts.last_seq(self._hold), None, outlasts=is_passing)
         if found is None:
             raise AttemptFenced(self._hold.run_id, self._hold.attempt)
         if found < last_seq:
             raise EventsLost(found)
 
-    async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        try:
-            return await call()
-        except Exception as error:
-            if is_infrastructure(error):
-                raise Unavailable.because_of("checkpointer", error) from error
-            raise
+    async def _call(
+        self, call: Callable[[Saver], Awaitable[_T]], *, before: Callable[[], Awaitable[None]] | None = None
+    ) -> _T:
+        if isinstance(self._saver, PatientSaver):
+            return await self._saver.attempt(call, before=before)
+        if before is not None:
+            await before()
+        return await _told(call(self._saver))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """As of the other checkpointer."""
-        await self._call(lambda: self._saver.adelete_thread(thread_id))
+        await self._call(lambda saver: saver.adelete_thread(thread_id))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """As of the other checkpointer."""
-        await self._call(lambda: self._saver.adelete_for_runs(run_ids))
+        await self._call(lambda saver: saver.adelete_for_runs(run_ids))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """As of the other checkpointer."""
-        await self._call(lambda: self._saver.acopy_thread(source_thread_id, target_thread_id))
+        await self._call(lambda saver: saver.acopy_thread(source_thread_id, target_thread_id))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """As of the other checkpointer."""
-        await self._call(lambda: self._saver.aprune(thread_ids, strategy=strategy))
+        await self._call(lambda saver: saver.aprune(thread_ids, strategy=strategy))
 
     # --- the methods without an `a`: graphs that nodes run on threads of their own use them -----------------------
 
@@ -399,6 +402,18 @@ def _give_ids(values: Iterable[Any]) -> None:
                 message.id = str(uuid4())
 
 
+async def _told(call: Awaitable[_T]) -> _T:
+    """Make a call of a checkpointer; a database that is away or refuses raises `Unavailable`."""
+    try:
+        return await call
+    except Unavailable:
+        raise
+    except Exception as error:
+        if is_infrastructure(error):
+            raise Unavailable.because_of("checkpointer", error) from error
+        raise
+
+
 async def _later(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Make the call in the loop, where what it notes belongs."""
     return await call()
@@ -410,8 +425,10 @@ async def forget_runs(saver: BaseCheckpointSaver[Any], thread_id: str, run_ids: 
     Where the checkpointer cannot remove a run's checkpoints (LangGraph's own for SQLite and PostgreSQL cannot), the
     newest one of another run is put on top of them again.
     """
-    if isinstance(saver, RedisSaver):
-        await saver.aforget_runs(thread_id, run_ids)
+    redis = saver.saver if isinstance(saver, PatientSaver) else saver
+    if isinstance(redis, RedisSaver):
+        forget = partial(RedisSaver.aforget_runs, thread_id=thread_id, run_ids=run_ids)
+        await (saver.attempt(cast("Any", forget)) if isinstance(saver, PatientSaver) else forget(redis))
         return
     config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
     before = None

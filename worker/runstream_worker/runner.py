@@ -291,6 +291,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
                 namespace=settings.namespace,
                 ttl=settings.checkpoint_ttl,
                 own_thread_ttl=settings.own_thread_ttl,
+                patience=settings.checkpoint_patience,
             )
         )
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)

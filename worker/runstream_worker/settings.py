@@ -26,6 +26,9 @@ class WorkerSettings:
             request does not decide; otherwise a marker stands in its place.
         checkpoint_ttl: how long Redis keeps a thread's checkpoints after it was last written to.
         own_thread_ttl: the same, for the thread of a run that was given none.
+        checkpoint_patience: how long a call to the checkpoints' database is made again while that is away; then the run
+            is given back. (Calls to the Redis of the runs wait for it without end.)
+        max_faults: how often a run may be given back for that, before it ends as `lost`.
         run_timeout: what an attempt may take when its request says nothing; None is no limit.
         max_stream_bytes: a run that publishes more than this, or has a larger result, ends with an error.
         buffer_events: how many events of one run wait to be published before the graph is slowed down.
@@ -46,6 +49,8 @@ class WorkerSettings:
     strict_json: bool = False
     checkpoint_ttl: float = 30 * 24 * 3600.0
     own_thread_ttl: float = 24 * 3600.0
+    checkpoint_patience: float = 30.0
+    max_faults: int = 100
     run_timeout: float | None = None
     max_stream_bytes: int = 64 * 1024 * 1024
     buffer_events: int = 1000
@@ -63,9 +68,9 @@ class WorkerSettings:
         Raises:
             InvalidRequest: a value is out of its range.
         """
-        for name in ("concurrency", "max_stream_bytes", "buffer_events", "buffer_bytes"):
+        for name in ("concurrency", "max_faults", "max_stream_bytes", "buffer_events", "buffer_bytes"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        for name in ("beat_interval", "stall_limit", "poll_interval"):
+        for name in ("beat_interval", "stall_limit", "poll_interval", "checkpoint_patience"):
             check_number(name, getattr(self, name), least=0.001)
         for name in ("cancel_grace", "shutdown_grace"):
             check_number(name, getattr(self, name), least=0)

@@ -49,6 +49,13 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
         help="as the workers have it; else RUNSTREAM_CHECKPOINTER, else redis",
     )
+    parser.add_argument(
+        "--checkpoint-patience",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="for how long a request waits for a checkpoints' database that is away (10)",
+    )
     parser.add_argument("--api-keys", action="store_true", help="callers need a key: `runstream keys create NAME`")
     parser.add_argument("--show-errors", action="store_true", help="tell clients the messages of all exceptions")
     for name, what, default in (("head", "the first line and the headers", 10), ("body", "the body", 30)):

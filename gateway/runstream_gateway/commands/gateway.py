@@ -49,6 +49,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         redis_url=redis_url(args),
         namespace=namespace(args),
         checkpointer_url=args.checkpointer or configured.location,
+        checkpoint_patience=args.checkpoint_patience,
         thread_ttl=configured.ttl or DEFAULT_THREAD_TTL,
         head_timeout=args.head_timeout,
         body_timeout=args.body_timeout,

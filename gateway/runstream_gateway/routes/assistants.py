@@ -32,6 +32,7 @@ from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
 from runstream_gateway.shapes import REFUSALS
 from runstream_worker.graphs import Graph
+from runstream_worker.infrastructure import Unavailable
 
 _logger = logging.getLogger("runstream.gateway")
 router = APIRouter(prefix="/assistants", tags=["assistants"], responses=REFUSALS, route_class=StrictRoute)
@@ -183,7 +184,8 @@ async def _opened(access: Access, assistant: Assistant) -> AsyncIterator[Graph]:
         if made:
             raise
         _logger.exception("graph %r could not be made", assistant.graph_id)
-        raise ApiError(500, f"graph {assistant.graph_id!r} could not be made ({type(error).__name__})") from error
+        kind = error.kind if isinstance(error, Unavailable) else type(error).__name__
+        raise ApiError(500, f"graph {assistant.graph_id!r} could not be made ({kind})") from error
 
 
 def _searched(body: CountAssistants) -> dict[str, Any]:

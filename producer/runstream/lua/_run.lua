@@ -189,8 +189,8 @@ end
 
 -- What becomes of a run when its attempt is over and the run is not: the next attempt, or its end.
 -- cause: 'lost' | 'drained' | 'fault'; failed: whether it counts against the attempts that the run has; delay: ms before
--- the next one. Returns 'stopped' | 'lost' | 'queued'.
-local function leave(run, leases, cause, failed, message, now, delay)
+-- the next one; is_last: there is none, however many attempts are left. Returns 'stopped' | 'lost' | 'queued'.
+local function leave(run, leases, cause, failed, message, now, delay, is_last)
   local record = redis.call('HMGET', run, 'attempt', 'worker', 'started_at', 'holders', 'failures', 'max_attempts',
     'stop', 'stop_action', 'queue', 'queue_bell', 'place', 'held')
   local holders = record[4] and cjson.decode(record[4]) or {}
@@ -204,7 +204,7 @@ local function leave(run, leases, cause, failed, message, now, delay)
     end_stopped(run, leases, record[7], record[8] or 'interrupt', now)
     return 'stopped'
   end
-  if failures >= tonumber(record[6] or 1) then
+  if is_last or failures >= tonumber(record[6] or 1) then
     local held_by = {}
     for _, holder in ipairs(holders) do held_by[#held_by + 1] = holder.worker .. ' (' .. holder.cause .. ')' end
     end_lost(run, leases, 'WorkerLost', message .. '; held by ' .. table.concat(held_by, ', '), now)

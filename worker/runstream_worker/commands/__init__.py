@@ -104,6 +104,16 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         help="a graph whose runs may start over where they have no checkpoints to go on from (repeatable)",
     )
     parser.add_argument("--strict-json", action="store_true", help="a value that has no JSON form ends its run")
+    parser.add_argument(
+        "--checkpoint-patience",
+        type=_seconds_over_0,
+        default=30.0,
+        metavar="S",
+        help="for how long a checkpoints' database that is away is asked again before a run is given back (30)",
+    )
+    parser.add_argument(
+        "--max-faults", type=_count, default=100, metavar="N", help="how often a run may be given back for that (100)"
+    )
     parser.add_argument("--run-timeout", type=_seconds_over_0, metavar="S", help="what an attempt may take")
     parser.add_argument(
         "--shutdown-grace", type=_seconds, default=grace, metavar="S", help=f"for steps to end in ({grace:g})"

@@ -69,6 +69,8 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         concurrency=args.concurrency,
         checkpointer_url=args.checkpointer or configured.location,
         checkpoint_ttl=configured.ttl or WorkerSettings.checkpoint_ttl,
+        checkpoint_patience=args.checkpoint_patience,
+        max_faults=args.max_faults,
         restartable=frozenset(args.restartable),
         strict_json=args.strict_json,
         run_timeout=args.run_timeout,
@@ -126,6 +128,8 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
         f"--concurrency={args.concurrency}",
         f"--shutdown-grace={args.shutdown_grace}",
         f"--log-level={args.log_level}",
+        f"--checkpoint-patience={args.checkpoint_patience}",
+        f"--max-faults={args.max_faults}",
     ]
     arguments += [f"--restartable={name}" for name in args.restartable]
     if args.strict_json:

@@ -61,7 +61,8 @@ class RedisSaver(BaseCheckpointSaver[str]):
         own_thread_ttl: the same for the thread of a run that was given none, whose id is the run's; else `ttl`.
         fenced: the runs are in this Redis, under these keys. Then an attempt that has lost its run cannot write.
         serde: turns values into bytes; LangGraph's by default.
-        patience: how long a call goes on trying while Redis is away, in seconds; None is for ever, even if full.
+        patience: how long a call goes on trying while Redis is away, in seconds; None is for ever, even if full; 0 is
+            not at all.
 
     Raises:
         InvalidRequest: `ttl` is no time.
@@ -82,6 +83,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         if ttl <= 0:
             raise InvalidRequest("ttl", f"{ttl!r} must be more than 0 seconds")
         self._fenced = fenced
+        self._is_patient = patience != 0
         self._store = Store(redis, keys, ttl=ttl, own_thread_ttl=own_thread_ttl or ttl, patience=patience)
         self._loop = asyncio.get_running_loop()
 
@@ -97,6 +99,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
         connections: int = 10,
+        patience: float | None = _PATIENCE,
     ) -> AsyncIterator[Self]:
         """A saver with connections of its own, for as long as the block lasts. Nothing is connected at first.
 
@@ -104,8 +107,6 @@ class RedisSaver(BaseCheckpointSaver[str]):
             InvalidRequest: the URL is none of Redis, the namespace is no word, or `ttl` is no time.
         """
         redis = connect(url, connections=connections, answer_within=_ANSWER_WITHIN)
-        # Where the runs are, the run's events wait for the same Redis.
-        patience = None if fenced else _PATIENCE
         options: dict[str, Any] = {"fenced": fenced, "serde": serde, "patience": patience}
         try:
             yield cls(redis, Keys(namespace), ttl=ttl, own_thread_ttl=own_thread_ttl, **options)
@@ -268,6 +269,11 @@ class RedisSaver(BaseCheckpointSaver[str]):
     def is_fenced(self) -> bool:
         """Whether Redis itself refuses what an attempt writes that does not hold its run."""
         return self._fenced
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether a call is made again while Redis is away."""
+        return self._is_patient
 
     def _fence(self) -> Fence | None:
         return Fence.here() if self._fenced else None

@@ -50,7 +50,8 @@ class Store:
         keys: the cell's keys.
         ttl: how long a thread is kept after it was last written to, in seconds.
         own_thread_ttl: the same for a thread that has the id of the run which writes to it.
-        patience: how long to go on trying while Redis is away, in seconds; None is for ever, and while it is full, too.
+        patience: how long to go on trying while Redis is away, in seconds; None is for ever, and while it is full, too;
+            0 is not at all.
     """
 
     def __init__(self, redis: Redis, keys: Keys, *, ttl: float, own_thread_ttl: float, patience: float | None) -> None:
@@ -77,6 +78,8 @@ class Store:
         return await self._patiently(call)
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        if self._patience == 0:
+            return await call()
         return await patiently(call, self._patience, outlasts=is_passing if self._patience is None else is_away)
 
     def _thread(self, thread_id: str) -> list[str]:
