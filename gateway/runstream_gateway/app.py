@@ -24,6 +24,7 @@ from runstream import (
 )
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError, one_line
+from runstream_gateway.incoming import BodyBudget
 from runstream_gateway.middleware import Bodies, Failures
 from runstream_gateway.origins import Origins
 from runstream_gateway.refusals import told
@@ -75,7 +76,7 @@ def create_app(gateway: Gateway, *, disabled: Container[str] = ()) -> FastAPI:
     _answer_errors(app)
     settings = gateway.settings
     app.add_middleware(Failures)
-    app.add_middleware(Bodies, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
+    app.add_middleware(Bodies, budget=BodyBudget(settings.max_body_bytes), timeout=settings.body_timeout)
     app.add_middleware(Origins, cors=settings.cors)
     app.add_middleware(with_cors, settings.cors)
     return app

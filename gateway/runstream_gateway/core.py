@@ -22,6 +22,7 @@ from runstream_gateway.auth.limits import Limiter
 from runstream_gateway.auth.tokens import GuardKind, ReadTokens, TokenGuard
 from runstream_gateway.feedback import Feedback
 from runstream_gateway.ids import new_id
+from runstream_gateway.lane import Lane
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
@@ -54,6 +55,7 @@ class Gateway:
         feedback: makes links for feedback on runs, and keeps it.
         courier: tells others of the ends of runs.
         streams: those that are open in this process.
+        lane: computes what would hold the event loop up.
     """
 
     settings: GatewaySettings
@@ -69,6 +71,7 @@ class Gateway:
     feedback: Feedback
     courier: Courier
     streams: OpenStreams = field(default_factory=OpenStreams)
+    lane: Lane = field(default_factory=Lane)
 
 
 @asynccontextmanager
@@ -117,6 +120,8 @@ async def open_gateway(
         runs = Runs(client, documents, states, before_forgetting, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
         limiter = await stack.enter_async_context(Limiter(client.quotas))
+        lane = Lane()
+        stack.callback(lane.close)
         yield Gateway(
             settings=settings,
             client=client,
@@ -130,6 +135,7 @@ async def open_gateway(
             tokens=tokens,
             feedback=feedback,
             courier=await _courier(stack, settings, client, deliveries, payloads),
+            lane=lane,
         )
 
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from json import JSONEncoder
 from typing import Any
-
-from fastapi import Request
-from fastapi.routing import APIRoute
-from pydantic_core import from_json
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from runstream_gateway.jsonbytes import dumps
 
@@ -26,36 +21,6 @@ _SAID = (
 )
 
 
-class StrictRequest(Request):
-    """Takes only what is JSON for everybody: no NaN, no half of a surrogate pair, no ten thousand levels."""
-
-    async def json(self) -> Any:
-        """The body.
-
-        Raises:
-            HTTPException: 422, it is no JSON. FastAPI lets no other exception pass here.
-        """
-        if not hasattr(self, "_json"):
-            try:
-                self._json = from_json(await self.body(), allow_inf_nan=False)
-            except ValueError as error:
-                raise HTTPException(422, f"body: is not JSON, or is nested too deep: {error}") from None
-        return self._json
-
-
-class StrictRoute(APIRoute):
-    """A route whose requests are `StrictRequest`."""
-
-    def get_route_handler(self) -> Any:
-        """As FastAPI documents it for requests of one's own."""
-        handle = super().get_route_handler()
-
-        async def strictly(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
-
-        return strictly
-
-
 def told(problems: Sequence[Mapping[str, Any]], body: object) -> str:
     """Pydantic's list of problems as one line: each field with what it is and what it must be.
 
@@ -66,8 +31,10 @@ def told(problems: Sequence[Mapping[str, Any]], body: object) -> str:
     found: dict[str, tuple[str, list[str]]] = {}
     for problem in problems:
         place = _place(problem["loc"], body, is_missing=problem["type"] == "missing")
-        value = "" if problem["type"] == "missing" else _short(problem.get("input"))
-        said = found.setdefault(place, (value, []))[1]
+        if place not in found:
+            is_told = problem["type"] != "missing" and len(found) < _MOST_TOLD
+            found[place] = _short(problem.get("input")) if is_told else "", []
+        said = found[place][1]
         words = _words(str(problem["msg"]))
         if words not in said:
             said.append(words)
@@ -108,6 +75,19 @@ def _words(message: str) -> str:
 
 
 def _short(value: object) -> str:
-    # What cannot be shown is a value that came from no JSON.
-    text = dumps(value).decode() if value is None or isinstance(value, str | int | float | list | dict) else repr(value)
+    """The beginning of a value as JSON; of what is large, no more than that is encoded."""
+    if isinstance(value, str):
+        return _cut(dumps(value[: _LONGEST_VALUE + 1]).decode())
+    if not (value is None or isinstance(value, int | float | list | dict)):
+        # What cannot be shown is a value that came from no JSON.
+        return _cut(repr(value))
+    text = ""
+    for piece in JSONEncoder(separators=(",", ":"), ensure_ascii=False).iterencode(value):
+        text += piece[: _LONGEST_VALUE + 1]
+        if len(text) > _LONGEST_VALUE:
+            break
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -28,6 +28,7 @@ from runstream_worker.signals import signals_to
 _BACKLOG = 2048
 _GRACE = 5
 _LAST_PATIENCE = 10.0
+_MOST_MESSAGE_BYTES = 4096
 
 
 class _Server(uvicorn.Server):
@@ -94,6 +95,10 @@ async def serve(
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
             http=protocol_with(settings.head_timeout),
+            # Clients have nothing to send over a WebSocket. What is compressed costs each of them 300 KB.
+            ws_max_size=_MOST_MESSAGE_BYTES,
+            ws_max_queue=1,
+            ws_per_message_deflate=False,
         )
         # It tells the addresses of WebSockets, in which tokens may be.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -75,6 +75,7 @@ class GatewaySettings:
         thread_ttl: how long a thread is kept after it was last used.
         stateless_retention: how long the stream of a stateless run can be read after its end.
         max_body_bytes: a request with a larger body is refused.
+        max_body_values: a request whose JSON has more values is refused; an object or a list counts twice.
         head_timeout: how long a request's first line and headers may take to arrive.
         body_timeout: how long a request's body may take to arrive.
         show_errors: tell the messages of all exceptions, also of those that may hold what is nobody's business.
@@ -99,6 +100,7 @@ class GatewaySettings:
     thread_ttl: float = DEFAULT_THREAD_TTL
     stateless_retention: float = 120.0
     max_body_bytes: int = 10 * 1024 * 1024
+    max_body_values: int = 50_000
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     show_errors: bool = False
@@ -132,7 +134,8 @@ class GatewaySettings:
         )
         for name in times:
             check_number(name, getattr(self, name), least=0.001)
-        check_number("max_body_bytes", self.max_body_bytes, least=1, whole=True)
+        for name in ("max_body_bytes", "max_body_values"):
+            check_number(name, getattr(self, name), least=1, whole=True)
         for allowed in self.webhook_allow:
             try:
                 read_allowed(allowed)

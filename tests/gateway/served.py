@@ -76,7 +76,7 @@ async def served(*arguments: str, worker: bool = True, config: Path = GRAPHS) ->
                 "gateway", "--config", str(config), "--host", "127.0.0.1", "--port", port, *arguments
             )
             gateway = Served(f"http://127.0.0.1:{port}", redis.url, process, processes)
-            await until(lambda: _answers(gateway), "the gateway answers")
+            await until(lambda: _answers(gateway), "the gateway answers", timeout=60)
             yield gateway
 
 

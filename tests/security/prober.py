@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _INTERVAL = 0.02
 _TIMEOUT = 60.0
@@ -26,8 +27,15 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ASK = b"GET /ok?check_db=false HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 
 
-class Waits:
-    """How long threads were ready to run while others had the processors.
+class Spent(NamedTuple):
+    """Seconds that threads have spent: running, and ready to run while others had the processors."""
+
+    running: float
+    waiting: float
+
+
+class Schedule:
+    """What Linux counts of threads.
 
     Args:
         threads: their folders, such as those of `/proc/PID/task`, when asked.
@@ -35,22 +43,36 @@ class Waits:
 
     def __init__(self, threads: Callable[[], Iterable[Path]]) -> None:
         self._threads = threads
-        self._known: dict[Path, int] = {}
+        self._known: dict[Path, tuple[int, int]] = {}
         self.since_last()
 
     @classmethod
-    def of_process(cls, pid: int) -> Waits:
+    def of_process(cls, pid: int) -> Schedule:
         """Of all threads of a process."""
         return cls(Path(f"/proc/{pid}/task").iterdir)
 
-    def since_last(self) -> float:
-        """Seconds since this was asked last."""
+    def since_last(self) -> Spent:
+        """Return what they have spent since this was asked last."""
         known, self._known = self._known, {}
+        running = waiting = 0
         for thread in self._threads():
-            # One that ends meanwhile has waited as far as is known.
+            # One that ends meanwhile has spent as much as is known.
             with suppress(FileNotFoundError, ProcessLookupError):
-                self._known[thread] = int((thread / "schedstat").read_text().split()[1])
-        return sum(waits - known.get(thread, 0) for thread, waits in self._known.items()) / 1e9
+                ran, waited = self._known[thread] = _counted(thread)
+                before = known.get(thread, (0, 0))
+                running, waiting = running + ran - before[0], waiting + waited - before[1]
+        return Spent(running / 1e9, waiting / 1e9)
+
+
+def _counted(thread: Path) -> tuple[int, int]:
+    ran, waited, _ = (thread / "schedstat").read_text().split()
+    return int(ran), int(waited)
+
+
+def blamed(wall: float, gateway: Spent, prober: Spent) -> float:
+    """Return how much of the time between two answers the gateway is to blame for."""
+    # Where two of its threads were ready at once, both have waited: what it has computed counts in any case.
+    return max(wall - gateway.waiting - prober.waiting, min(gateway.running, wall - prober.waiting))
 
 
 def resident(pid: int) -> int:
@@ -95,7 +117,7 @@ def main() -> None:
     probes = failed = 0
     silence = silence_wall = 0.0
     own = Path(f"/proc/self/task/{threading.get_native_id()}")
-    gateway_waits, own_waits = Waits.of_process(pid), Waits(lambda: [own])
+    of_gateway, of_prober = Schedule.of_process(pid), Schedule(lambda: [own])
     answered = time.monotonic()
     print("ready", flush=True)
     while not over.is_set():
@@ -103,7 +125,7 @@ def main() -> None:
         probes, failed = probes + 1, failed + (not ask(host, port))
         now = time.monotonic()
         silence_wall = max(silence_wall, now - answered)
-        silence = max(silence, now - answered - gateway_waits.since_last() - own_waits.since_last())
+        silence = max(silence, blamed(now - answered, of_gateway.since_last(), of_prober.since_last()))
         answered = now
     looking.join()
     figures = {

@@ -10,9 +10,10 @@ connection, and looks at the gateway's memory every 5 ms.
 
 **Silence** is the time from one answer of `/ok` to the next, without the time for which the gateway's threads (or the
 prober's) were ready to run while other processes had the processors, which Linux counts for each thread
-(`/proc/PID/task/TID/schedstat`). So it is what the gateway did, on a busy machine as on an idle one: computing on
-the event loop, holding the interpreter's lock in another thread, or waiting for something in the loop's thread. An idle
-gateway shows 20 to 40 ms. `silence_wall` is the same by the clock on the wall, for information.
+(`/proc/PID/task/TID/schedstat`); and no less than what the gateway has computed meanwhile. So it is what the gateway
+did, on a busy machine as on an idle one: computing on the event loop, holding the interpreter's lock in another thread,
+or waiting for something in the loop's thread. An idle gateway shows up to 40 ms. `silence_wall` is the same by the
+clock on the wall, for information.
 
 **Grew** is the highest resident memory during the block, less that at its beginning. Serve once what is attacked before
 the block, so that lazy imports and pools are not counted.

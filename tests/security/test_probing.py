@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from tests.gateway.served import served
-from tests.security.prober import Waits
+from tests.security.prober import Schedule
 from tests.security.probing import MEGABYTE, probed
 from tests.support.waiting import until
 
@@ -34,11 +34,11 @@ async def test_an_idle_gateway_on_a_busy_machine_is_not_silent() -> None:
     async with served(worker=False) as gateway:
         with _busy_loops(4):
             async with probed(gateway) as probe:
-                waits = Waits.of_process(gateway.process.pid)
+                schedule = Schedule.of_process(gateway.process.pid)
                 waited = 0.0
                 while waited < 0.5:
                     await asyncio.sleep(0.1)  # the others are to have the processors
-                    waited += waits.since_last()
+                    waited += schedule.since_last().waiting
         probe.figures.check(grew=32 * MEGABYTE)
 
 

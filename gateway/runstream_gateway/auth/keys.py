@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -21,6 +22,8 @@ KEY_LIMITS = Limits(streams=500, runs=1000, rate=200.0, burst=400)
 
 _WRITES = frozenset(("create", "update", "create_run"))
 _MOST_KNOWN = 10_000
+_LOOKUPS_AT_ONCE = 4
+_MOST_LOOKUPS_WAITING = 512
 
 
 class KeysGuard:
@@ -41,6 +44,8 @@ class KeysGuard:
         self._limits = limits
         self._remembered = remembered
         self._known: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()
+        self._lookups = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+        self._waiting = 0
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """The holder of the key that was sent.
@@ -53,7 +58,7 @@ class KeysGuard:
             raise _unknown("there is no API key: send it as x-api-key, or as Authorization: Bearer")
         # Nothing that is kept longer than the request lets a key be told.
         name = hashlib.sha256(shown.encode("utf-8", "replace")).hexdigest()
-        key = self._recall(name) or self._remember(name, await self._keys.find(shown))
+        key = self._recall(name) or self._remember(name, await self._find(shown))
         if key is None:
             raise _unknown("the API key is not valid")
         user = {
@@ -64,6 +69,21 @@ class KeysGuard:
             "key_id": key.id,
         }
         return Caller(key.owner, key.name, user=user, key_id=key.id, limits=self._limits_of(key))
+
+    async def _find(self, shown: str) -> ApiKey | None:
+        """Look a key up. Wrong ones, however many, must not take the connections that everybody's calls share.
+
+        Raises:
+            ApiError: (503) too many keys are being looked up.
+        """
+        if self._waiting >= _MOST_LOOKUPS_WAITING:
+            raise ApiError(503, "too many API keys are being looked up", {"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            async with self._lookups:
+                return await self._keys.find(shown)
+        finally:
+            self._waiting -= 1
 
     async def vouch(self, key_id: str) -> Limits:
         """What the holder of the key of this id may do.

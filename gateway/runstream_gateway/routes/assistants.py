@@ -28,8 +28,8 @@ from runstream_gateway.assistants import Assistant, Settled
 from runstream_gateway.auth.caller import Filter
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_views import drawing, schemas, subgraphs
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.shapes import REFUSALS
 from runstream_worker.graphs import Graph
 from runstream_worker.infrastructure import Unavailable

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Path, Request, WebSocket
 from starlette.requests import HTTPConnection
@@ -14,10 +14,15 @@ from starlette.responses import Response
 
 from runstream_gateway.auth.caller import Caller, Filter
 from runstream_gateway.auth.guard import Action, Resource
+from runstream_gateway.auth.limits import subject_of
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
+from runstream_gateway.incoming import IncomingBody
 from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.streaming import TimedStreams
+
+_T = TypeVar("_T")
+_ACCESS: Final = "runstream.access"
 
 
 class Access:
@@ -27,12 +32,14 @@ class Access:
         gateway: that it came to.
         caller: who makes it.
         base_url: by which the gateway was reached.
+        is_heavy: whether the request's body is large, or has many values.
     """
 
     def __init__(self, gateway: Gateway, caller: Caller, base_url: str) -> None:
         self.gateway = gateway
         self.caller = caller
         self.base_url = base_url
+        self.is_heavy = False
         self._slot: AsyncExitStack | None = None
 
     async def to(self, resource: Resource, action: Action, value: dict[str, Any]) -> Filter:
@@ -64,6 +71,16 @@ class Access:
             return await self.to(resource, action, value)
         except ApiError as refused:
             raise missing if 400 <= refused.status < 500 else refused from None
+
+    async def compute(self, work: Callable[[], _T]) -> _T:
+        """Return what the work returns, which takes as long as the request's body is large.
+
+        It must not touch what the event loop's tasks share: the work of a heavy request runs in another thread.
+
+        Raises:
+            ApiError: 503, too many large requests wait.
+        """
+        return await self.gateway.lane.run(work) if self.is_heavy else work()
 
     async def stream_slot(self) -> AsyncExitStack:
         """Count one more stream of the caller's, until what is returned is closed.
@@ -119,17 +136,21 @@ def gateway_of(connection: HTTPConnection) -> Gateway:
 
 
 async def access_of(request: Request) -> Access:
-    """What a request may do.
+    """What a request may do; found out once, by the request's head.
 
     Raises:
         ApiError: 401 and 403, the caller is not known or not wanted; 413 and 429, it wants too much.
     """
+    if (known := known_access(request)) is not None:
+        return known
     gateway = gateway_of(request)
     caller = await gateway.guard.authenticate(request)
     await gateway.limiter.admit(caller)
-    length = request.headers.get("content-length", "")
-    gateway.limiter.check_size(caller, int(length) if length.isdigit() else len(await request.body()))
-    return Access(gateway, caller, str(request.base_url))
+    if (body := IncomingBody.of(request)) is not None:
+        # Callers that nobody is asked for share no more than their address.
+        body.admit(subject_of(caller) if caller.identity or caller.key_id else None, caller.limits.request_bytes)
+    access = request.scope[_ACCESS] = Access(gateway, caller, str(request.base_url))
+    return access
 
 
 async def access_of_websocket(websocket: WebSocket) -> Access:
@@ -142,6 +163,12 @@ async def access_of_websocket(websocket: WebSocket) -> Access:
     caller = await gateway.guard.authenticate(websocket)
     await gateway.limiter.admit(caller)
     return Access(gateway, caller, str(websocket.base_url))
+
+
+def known_access(request: Request) -> Access | None:
+    """What `access_of` has found for a request; None where it has not been asked."""
+    found: Access | None = request.scope.get(_ACCESS)
+    return found
 
 
 Accessing = Annotated[Access, Depends(access_of)]

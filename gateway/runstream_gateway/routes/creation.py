@@ -83,7 +83,7 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     fields = await _context_fields(access, assistant, body)
     headers = access.gateway.settings.headers.admitted(request.headers)
     submission = Submission(run_id, body, assistant, thread, metadata, headers, access.configurable, fields)
-    plan = _planned(access, submission, allowed)
+    plan = await _planned(access, submission, allowed)
     if body.multitask_strategy == "rollback":
         return await _rolling_back(access, plan)
     return (await _enqueued(access, [plan]))[0]
@@ -134,7 +134,7 @@ async def _stateless(
     fields = await _context_fields(access, assistant, body)
     headers = access.gateway.settings.headers.admitted(request.headers)
     submission = Submission(run_id, body, assistant, thread, metadata, headers, access.configurable, fields)
-    return _planned(access, submission, allowed)
+    return await _planned(access, submission, allowed)
 
 
 async def _context_fields(access: Access, assistant: Assistant, body: StatelessRunCreate) -> Collection[str] | None:
@@ -143,14 +143,15 @@ async def _context_fields(access: Access, assistant: Assistant, body: StatelessR
     return await access.gateway.assistants.context_fields(assistant) if is_configured else None
 
 
-def _planned(access: Access, submission: Submission, allowed: Allowed) -> _Plan:
+async def _planned(access: Access, submission: Submission, allowed: Allowed) -> _Plan:
     gateway = access.gateway
     keeps_short = submission.thread is None and not submission.body.after_seconds
     retention = gateway.settings.stateless_retention if keeps_short else None
     if retention is not None and submission.body.webhook is not None:
         # A gateway that comes back has to find what it is to tell.
         retention = max(retention, _TOLD_WITHIN)
-    return _Plan(submission, allowed, gateway.client.prepare(run_spec(submission, retention=retention)))
+    prepared = await access.compute(lambda: gateway.client.prepare(run_spec(submission, retention=retention)))
+    return _Plan(submission, allowed, prepared)
 
 
 async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:

@@ -12,17 +12,32 @@ from starlette.responses import Response
 from runstream import RunNotFound
 from runstream_gateway.errors import not_found
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Accessing, Json, RunId, ThreadId, gateway_of
 from runstream_gateway.routes.runs import find
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.shapes import REFUSALS
 
-router = APIRouter(
-    prefix="/threads/{thread_id}/runs/{run_id}/feedback", tags=["feedback"], responses=REFUSALS, route_class=StrictRoute
-)
-
-
 _LONGEST = 2_000
+
+
+class _LinkRoute(StrictRoute):
+    """A route to which a link leads: it is looked at before what is sent to it."""
+
+    async def admit(self, request: Request) -> None:
+        """Judge a request by its head.
+
+        Raises:
+            ApiError: 404, no such link was given out; otherwise as of any route.
+        """
+        await super().admit(request)
+        if (key := request.path_params.get("key")) is not None:
+            run_id = check_uuid(request.path_params["run_id"], "run_id")
+            await gateway_of(request).feedback.check(run_id, key, request.query_params.get("token", ""))
+
+
+router = APIRouter(
+    prefix="/threads/{thread_id}/runs/{run_id}/feedback", tags=["feedback"], responses=REFUSALS, route_class=_LinkRoute
+)
 
 
 class FeedbackCreate(BaseModel):
@@ -54,12 +69,11 @@ async def leave(
     key: str,
     body: FeedbackCreate,
     request: Request,
-    token: Annotated[str, Query()] = "",
+    token: Annotated[str, Query()] = "",  # noqa: ARG001 - looked at by the route's class
 ) -> Response:
     """Leave feedback by a link that a run's stream gave out (its `feedback` event). The link is all that it takes."""
     gateway, run_id = gateway_of(request), check_uuid(run_id, "run_id")
     entry: dict[str, Any] = body.model_dump(exclude_none=True)
-    await gateway.feedback.check(run_id, key, token)
     try:
         info = await gateway.client.get(run_id)
     except RunNotFound:

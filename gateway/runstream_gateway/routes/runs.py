@@ -12,7 +12,6 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import CancelMany, RunCreate
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import (
     awaited,
     check_words,
@@ -25,6 +24,7 @@ from runstream_gateway.routes.answers import (
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId, query_list, selected
 from runstream_gateway.routes.creation import create_on_thread
 from runstream_gateway.routes.places import places
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.runs import Readable, RunStatus, check_one_of_two
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, WORDS, RunPart, RunShape
 

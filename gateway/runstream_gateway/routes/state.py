@@ -11,8 +11,8 @@ from starlette.responses import Response
 from runstream import Document
 from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
 from runstream_gateway.errors import ApiError
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, query_list, selected
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.routes.threads import thread_access
 from runstream_gateway.shapes import REFUSALS, StatePart, StateWritten
 

@@ -12,7 +12,6 @@ from runstream_gateway.access import EVERYTHING
 from runstream_gateway.bodies import StatelessRunCreate
 from runstream_gateway.errors import not_found
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.answers import (
     awaited,
     check_words,
@@ -25,6 +24,7 @@ from runstream_gateway.routes.answers import (
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, query_list
 from runstream_gateway.routes.creation import create_many, create_stateless
 from runstream_gateway.routes.runs import BeginBehind, CancelOnDisconnect, LastEventId, Modes, Settled, reading
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.runs import Readable
 from runstream_gateway.shapes import EVENTS_OR_WORDS, REFUSALS, RunShape
 

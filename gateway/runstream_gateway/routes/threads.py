@@ -13,9 +13,9 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, paged, query_list, selected
 from runstream_gateway.routes.runs import Settled
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.shapes import EVENTS, REFUSALS, Error, PrunedShape, ThreadPart, ThreadShape
 from runstream_gateway.streaming import FrameResponse
 from runstream_gateway.thread_reader import ThreadMode, ThreadReader

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from runstream_gateway.auth.caller import Filter, Scope
 from runstream_gateway.ids import check_uuid
-from runstream_gateway.refusals import StrictRoute
 from runstream_gateway.routes.common import Access, Accessing, Json, RunId, ThreadId
+from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.shapes import REFUSALS
 
 router = APIRouter(prefix="/threads/{thread_id}", tags=["read tokens"], responses=REFUSALS, route_class=StrictRoute)
