@@ -40,7 +40,7 @@ async def _client(gateway: Served, key: str | None = None) -> AsyncIterator[http
     headers = {} if key is None else {"x-api-key": key}
     async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as http:
         # What is made once for a process is not to be counted as growth.
-        assert (await http.post("/runs", json=turn("hi"))).is_success
+        (await http.post("/runs", json=turn("hi"))).read()
         yield http
 
 
