@@ -22,7 +22,8 @@ class Settling:
         self._limit = limit
         self._held: deque[Event] = deque()
         self._voids: list[Voids] = []
-        self._settled = EventId(0, 0)
+        self._begun = EventId(0, 0)
+        self._mark = EventId(0, 0)
         self._kept_up_to: EventId | None = None
         self._read_again_after: EventId | None = None
 
@@ -32,14 +33,17 @@ class Settling:
             if voids := Voids.of(event):
                 self._voids.append(voids)
                 self._held = deque(held for held in self._held if not _covers(voids, held))
-            self._settled = max(self._settled, EventId.of(event.id))
+            self._begun = max(self._begun, EventId.of(event.id))
         if not any(_covers(voids, event) for voids in self._voids):
             self._hold(event)
         return self._release()
 
     def settle(self, up_to: EventId) -> list[Event]:
-        """Take it that all events up to this id are settled; return those that are held."""
-        self._settled = max(self._settled, up_to)
+        """Take it that the events of this id's attempt are settled up to it; return those that are settled now.
+
+        The mark may come before its attempt's own event, which says what of the earlier attempts is void.
+        """
+        self._mark = max(self._mark, up_to)
         return self._release()
 
     def read_again(self) -> EventId | None:
@@ -52,7 +56,7 @@ class Settling:
     def _hold(self, event: Event) -> None:
         if self._kept_up_to is not None:
             return
-        if len(self._held) < self._limit or EventId.of(event.id) <= self._settled:
+        if len(self._held) < self._limit or self._is_settled(EventId.of(event.id)):
             self._held.append(event)
             return
         # A gap has the id of the event behind it: both are read again.
@@ -62,11 +66,15 @@ class Settling:
 
     def _release(self) -> list[Event]:
         released = []
-        while self._held and EventId.of(self._held[0].id) <= self._settled:
+        while self._held and self._is_settled(EventId.of(self._held[0].id)):
             released.append(self._held.popleft())
-        if not self._held and self._kept_up_to is not None and self._kept_up_to < self._settled:
+        if not self._held and self._kept_up_to is not None and self._is_settled(self._kept_up_to):
             self._read_again_after = self._kept_up_to
         return released
+
+    def _is_settled(self, event_id: EventId) -> bool:
+        is_marked = event_id.attempt == self._mark.attempt and event_id <= self._mark
+        return is_marked or event_id <= self._begun
 
 
 def _covers(voids: Voids, event: Event) -> bool:

@@ -216,6 +216,8 @@ class Conversation:
             read(client, run.run_id, f"{number}", random)
             for number, (client, random) in enumerate(zip(self._ground.readers, seeds, strict=True))
         ]
+        seed = Random(self._random.random())
+        reading.append(read(self._ground.readers[0], run.run_id, "settled", seed, settled=True))
         recordings = await asyncio.gather(*reading)
         return [*recordings, await read_all(self._ground.client, run.run_id, "afterwards")]
 

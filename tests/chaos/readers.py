@@ -14,17 +14,17 @@ _STAYS = (1, 5, 20, 100, 10_000)
 _LONGEST_PATIENCE = 0.05
 
 
-async def read(client: Client, run_id: str, name: str, random: Random) -> Recording:
+async def read(client: Client, run_id: str, name: str, random: Random, *, settled: bool = False) -> Recording:
     """Read a run to its end, with interruptions; the first time perhaps from where it has got to."""
     segments: list[Segment] = []
     after: str | None = None
     live = random.random() < 0.3
     while True:
-        stream = client.tail(run_id, live=True) if live else client.tail(run_id, after=after)
+        stream = client.tail(run_id, after=None if live else after, live=live, settled=settled)
         events, ended = await _stay(stream, random)
         segments.append(Segment(after, live, events, left=not ended, cursor=stream.cursor))
         if ended:
-            return Recording(name, segments)
+            return Recording(name, segments, settled=settled)
         after, live = stream.cursor, live and stream.cursor is None
         await asyncio.sleep(random.random() * 0.2)
 

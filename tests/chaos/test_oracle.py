@@ -17,6 +17,7 @@ from tests.support.oracle import (
     Segment,
     State,
     run_violations,
+    valid,
     violations,
     voided,
 )
@@ -276,6 +277,21 @@ def test_of_a_stopped_run_only_what_was_saved_has_to_be_there() -> None:
     stopped = history(stored, record=record, after=saved, ends=frozenset({"stopped"}), recordings=[])
     assert run_violations(stopped) == []
     assert any("lost" in one for one in run_violations(dataclasses.replace(stopped, after=STATE)))
+
+
+def test_a_settled_reader_gets_what_stands_and_nothing_that_is_void() -> None:
+    stored = taken_over()
+    standing = valid(stored)
+    assert len(standing) < len(stored)
+    kept = Recording("kept", [Segment(None, False, standing)], settled=True)
+    assert run_violations(history(stored, recordings=[kept])) == []
+    void = next(event for event in stored if event not in standing)
+    rest = [event for event in standing if event not in stored[: stored.index(void)]]
+    resumed = Recording("resumed", [Segment(void.id, False, rest)], settled=True)
+    assert run_violations(history(stored, recordings=[resumed])) == []
+    for events, told in ((stored, f"it saw event {void.id}"), (standing[:2] + standing[3:], "it missed")):
+        wrong = Recording("wrong", [Segment(None, False, events)], settled=True)
+        assert any(told in one for one in run_violations(history(stored, recordings=[wrong])))
 
 
 READERS: list[tuple[str, Callable[[list[Event]], list[Segment]], str]] = [

@@ -98,10 +98,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class Recording:
-    """What one reader was given, stretch by stretch; it went on where it had left."""
+    """What one reader was given, stretch by stretch; it went on where it had left.
+
+    Attributes:
+        reader: its name.
+        segments: the stretches.
+        settled: it asked for settled events, so it gets all that stand and none that is void.
+    """
 
     reader: str
     segments: Sequence[Segment]
+    settled: bool = False
 
 
 @dataclass(frozen=True)

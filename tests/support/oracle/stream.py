@@ -139,9 +139,20 @@ def _holders(run: History) -> Iterator[str]:
 
 
 def _recording(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
+    behind: dict[str, int] = {}
+    if recording.settled:
+        # It may have begun behind an event that turned out to be void.
+        everything, stored = stored, valid(stored)
+        standing = {event.id for event in stored}
+        count = 0
+        for event in everything:
+            count += event.id in standing
+            behind[event.id] = count
+    else:
+        behind = {event.id: at + 1 for at, event in enumerate(stored)}
     place = {event.id: at for at, event in enumerate(stored)}
     for segment in recording.segments:
-        yield from _segment(segment, stored, place)
+        yield from _segment(segment, stored, place, behind)
     if recording.segments and not recording.segments[-1].left:
         stood = recording.segments[-1].cursor
         for segment in recording.segments:
@@ -150,8 +161,10 @@ def _recording(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
             yield f"it read to the end, and stood at {stood}"
 
 
-def _segment(segment: Segment, stored: Sequence[Event], place: Mapping[str, int]) -> Iterator[str]:
-    at = None if segment.live else 0 if segment.after is None else place.get(segment.after, -1) + 1
+def _segment(
+    segment: Segment, stored: Sequence[Event], place: Mapping[str, int], behind: Mapping[str, int]
+) -> Iterator[str]:
+    at = None if segment.live else 0 if segment.after is None else behind.get(segment.after, 0)
     for event in segment.events:
         if event.mode == "gap":
             yield f"it was told of a gap: {event.data}"
