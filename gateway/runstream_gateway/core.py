@@ -148,6 +148,7 @@ async def _saver(stack: AsyncExitStack, settings: GatewaySettings) -> BaseCheckp
             ttl=settings.thread_ttl,
             patience=settings.checkpoint_patience,
             waits_for_runs=False,
+            classes=settings.checkpoint_classes,
         )
     )
 

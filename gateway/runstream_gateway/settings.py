@@ -69,6 +69,7 @@ class GatewaySettings:
         namespace: of the runs.
         checkpointer_url: as the workers have it; None for `redis`, and graphs' own where they have one.
         checkpoint_patience: how long a request waits for a checkpoints' database that is away, until it is 503.
+        checkpoint_classes: as the workers have them, `module:Class` each.
         heartbeat: how often a stream in which nothing happens sends a comment; 10 at most.
         vanished_after: how long a client may leave unanswered what it is sent, until it is taken for gone. One that is
             there and reads slowly, or not at all, is not meant: its system answers.
@@ -95,6 +96,7 @@ class GatewaySettings:
     namespace: str = "runstream"
     checkpointer_url: str | None = field(default=None, repr=False)
     checkpoint_patience: float = 10.0
+    checkpoint_classes: tuple[str, ...] = ()
     heartbeat: float = 5.0
     vanished_after: float = 30.0
     thread_ttl: float = DEFAULT_THREAD_TTL

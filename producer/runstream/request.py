@@ -19,14 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runstream.command import command_to_jsonable, is_command
 from runstream.errors import InvalidRequest
+from runstream.ids import check_checkpoint, check_id
 from runstream.jsonable import to_jsonable
 from runstream.model import STRATEGIES, STREAM_MODES, Strategy, StreamMode, check_run_id, new_run_id
 from runstream.settings import check_number
 
 _LONGEST_GRAPH_NAME = 255
-_KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_WHAT_A_KEY_IS = "must be 1 to 255 characters of text, none of them a control character"
 _LONGEST_REASON = 1000
 DEFAULT_ATTEMPTS = 3
 """How many workers may die with a run whose producer says nothing."""
@@ -228,9 +227,7 @@ def check_thread_id(thread_id: object) -> str:
     Raises:
         InvalidRequest: no thread can have it.
     """
-    if not isinstance(thread_id, str) or not _KEY.fullmatch(thread_id):
-        raise InvalidRequest("thread_id", f"{thread_id!r} {_WHAT_A_KEY_IS}")
-    return thread_id
+    return check_id("thread_id", thread_id)
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
@@ -269,11 +266,7 @@ def check_graph_name(name: object) -> str:
 
 
 def _key(field: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _KEY.fullmatch(value):
-        raise InvalidRequest(field, f"{value!r} {_WHAT_A_KEY_IS}")
-    return value
+    return None if value is None else check_id(field, value)
 
 
 def _thread(options: Mapping[str, Any]) -> str | None:
@@ -343,6 +336,7 @@ def _config(value: object) -> dict[str, Any]:
     if isinstance(config.get("metadata"), dict) and "run_id" in config["metadata"]:
         raise InvalidRequest("config.metadata.run_id", "the worker puts the run's own id there; leave it out")
     _check_config("configurable", config, dict, "an object")
+    check_checkpoint("config.configurable", config.get("configurable") or {})
     _check_config("metadata", config, dict, "an object")
     _check_config("tags", config, list, "a list of strings")
     if any(not isinstance(tag, str) for tag in config.get("tags") or ()):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
@@ -25,6 +25,7 @@ from runstream_worker.importing import import_file, import_module
 from runstream_worker.infrastructure import Unavailable, is_transient
 from runstream_worker.patient_saver import DEFAULT_PATIENCE, SaverSource, patient
 from runstream_worker.redis_saver import DEFAULT_TTL, RedisSaver
+from runstream_worker.strict_serializer import ClassName, StrictSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -67,6 +68,7 @@ async def open_checkpointer(
     own_thread_ttl: float | None = None,
     patience: float = DEFAULT_PATIENCE,
     waits_for_runs: bool = True,
+    classes: Iterable[ClassName] = (),
 ) -> AsyncIterator[BaseCheckpointSaver[Any] | None]:
     """A checkpointer for as long as the block lasts; its tables are there. No error tells a password.
 
@@ -81,6 +83,8 @@ async def open_checkpointer(
         own_thread_ttl: the same for the thread of a run that was given none; as `ttl` when left out.
         patience: how long a call is made again while the database is away, in seconds.
         waits_for_runs: whether calls to the Redis of the runs wait for it without end, as the events of a run do.
+        classes: of which objects are created from what is stored, beside LangGraph's own and those that a graph's state
+            is declared with. A checkpointer from a function has a serializer of its own.
 
     Raises:
         InvalidRequest: the URL is none of these, or what it needs is not installed.
@@ -90,19 +94,19 @@ async def open_checkpointer(
         yield None
         return
     check_url("checkpointer", url)
-    scheme = urlsplit(url).scheme
+    scheme, serde = urlsplit(url).scheme, StrictSerializer(classes)
     if url == "redis" or scheme in ("redis", "rediss"):
         own_patience = (None if waits_for_runs else patience) if url == "redis" else 0.0
-        times = {"ttl": ttl, "own_thread_ttl": own_thread_ttl, "patience": own_patience}
+        options = {"ttl": ttl, "own_thread_ttl": own_thread_ttl, "patience": own_patience, "serde": serde}
         opening: AbstractAsyncContextManager[BaseCheckpointSaver[Any] | SaverSource] = _redis(
-            url, runs_url, {"namespace": namespace, **times}
+            url, runs_url, {"namespace": namespace, **options}
         )
     elif scheme == "sqlite":
-        opening = _sqlite(url)
+        opening = _sqlite(url, serde)
     elif scheme in ("postgres", "postgresql"):
-        opening = _postgres(url)
+        opening = _postgres(url, serde)
     elif scheme == "memory":
-        opening = _memory()
+        opening = _memory(serde)
     elif "://" not in url and ":" in url and "@" not in url:
         opening = _own(url)
     else:
@@ -116,8 +120,8 @@ async def open_checkpointer(
 
 
 @asynccontextmanager
-async def _memory() -> AsyncIterator[BaseCheckpointSaver[Any]]:
-    yield InMemorySaver()
+async def _memory(serde: StrictSerializer) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    yield InMemorySaver(serde=serde)
 
 
 @asynccontextmanager
@@ -206,7 +210,7 @@ async def _opened(made: Any, stack: AsyncExitStack) -> Any:
 
 
 @asynccontextmanager
-async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _sqlite(url: str, serde: StrictSerializer) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - an extra
     except ImportError:
@@ -216,6 +220,7 @@ async def _sqlite(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     async with AsyncExitStack() as stack:
         try:
             saver = await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(path)))
+            saver.serde = serde
             await _set_up_sqlite(saver)
         except sqlite3.Error as error:
             raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {error}") from error
@@ -254,7 +259,7 @@ async def _set_up_sqlite(saver: AsyncSqliteSaver) -> None:
 
 
 @asynccontextmanager
-async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _postgres(url: str, serde: StrictSerializer) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - an extra
         from psycopg import Error  # noqa: PLC0415 - an extra
@@ -272,7 +277,7 @@ async def _postgres(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         reason = " ".join(str(error).split())
         raise CheckpointerError(f"checkpointer: {shown_url(url)!r} cannot be used: {reason}") from error
     async with open_pool(conninfo) as pool:
-        yield AsyncPostgresSaver(pool)
+        yield AsyncPostgresSaver(pool, serde=serde)
 
 
 def _postgres_conninfo(url: str) -> str:

@@ -38,6 +38,7 @@ from runstream.errors import GraphLoadError
 from runstream_worker.importing import import_file, import_module, make_importable
 from runstream_worker.infrastructure import Unavailable, is_transient
 from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
+from runstream_worker.strict_serializer import with_classes_of
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 _Factory: TypeAlias = Callable[[RunnableConfig], object]
@@ -132,7 +133,7 @@ class GraphSource:
                 raise Unavailable.because_of(f"graph {self.name!r} could not be opened", error) from error
             is_kept = graph.checkpointer is False or (keep_own and isinstance(graph.checkpointer, BaseCheckpointSaver))
             if checkpointer is not None and not is_kept:
-                graph = graph_with(graph, checkpointer=checkpointer)
+                graph = graph_with(graph, checkpointer=with_classes_of(checkpointer, graph))
             yield graph
 
     async def _make(self, config: RunnableConfig, stack: contextlib.AsyncExitStack) -> Graph:

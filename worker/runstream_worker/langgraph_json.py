@@ -52,10 +52,12 @@ class ConfiguredCheckpointer:
     Attributes:
         location: where the project's own is, `/path/file.py:attr` or `module:attr`; None where it has none.
         ttl: how long a thread is kept after it was last written to, in seconds; None where that is not said.
+        classes: of which checkpoints may hold objects, `module:Class` each: `serde.allowed_msgpack_modules`.
     """
 
     location: str | None = None
     ttl: float | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ def read_langgraph_json(path: Path) -> LanggraphJson:
         GraphLoadError: the file or one of the keys that a worker uses is not what it should be.
     """
     return _Reader(path.resolve()).read()
+
+
+def _is_class(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) and part for part in entry)
 
 
 class _Reader:
@@ -185,15 +191,30 @@ class _Reader:
 
     def _checkpointer(self, entry: object) -> ConfiguredCheckpointer:
         configured = self._object("checkpointer", entry)
-        for unused in configured.keys() - {"path", "ttl"}:
-            self._warn(f"checkpointer.{unused}", "has no effect; a checkpointer has 'path' and 'ttl'")
+        for unused in configured.keys() - {"path", "ttl", "serde"}:
+            self._warn(f"checkpointer.{unused}", "has no effect; a checkpointer has 'path', 'ttl' and 'serde'")
         location = configured.get("path")
         if location is not None and (not isinstance(location, str) or ":" not in location):
             self._fail("checkpointer.path", f'must be "path/file.py:attr" or "module:attr", not {location!r}')
         ttl = self._ttl(configured.get("ttl"))
         if location is not None and ttl is not None:
             self._warn("checkpointer.ttl", "removes no checkpoints: those of 'checkpointer.path' are its own to remove")
-        return ConfiguredCheckpointer(self._absolute(location), ttl)
+        return ConfiguredCheckpointer(self._absolute(location), ttl, self._classes(configured.get("serde")))
+
+    def _classes(self, entry: object) -> tuple[str, ...]:
+        """The classes of which checkpoints may hold objects; the file says each as `["module", "Class"]`."""
+        serde = self._object("checkpointer.serde", entry)
+        for unused in serde.keys() - {"allowed_msgpack_modules"}:
+            self._warn(
+                f"checkpointer.serde.{unused}", "has no effect: checkpoints are MessagePack, never pickle or JSON"
+            )
+        named = serde.get("allowed_msgpack_modules") or []
+        if not isinstance(named, list) or not all(_is_class(each) for each in named):
+            self._fail(
+                "checkpointer.serde.allowed_msgpack_modules",
+                f'must be a list of classes, such as [["my_agent.state", "Order"]], not {named!r}',
+            )
+        return tuple(":".join(each) for each in named)
 
     def _absolute(self, location: str | None) -> str | None:
         """A location that means the same in every folder."""

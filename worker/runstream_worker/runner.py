@@ -292,6 +292,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
                 ttl=settings.checkpoint_ttl,
                 own_thread_ttl=settings.own_thread_ttl,
                 patience=settings.checkpoint_patience,
+                classes=settings.checkpoint_classes,
             )
         )
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)

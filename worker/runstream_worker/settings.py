@@ -21,6 +21,8 @@ class WorkerSettings:
         checkpointer_url: where LangGraph keeps its checkpoints: `redis` (where the runs are), `redis://...`,
             `sqlite:///PATH`, `postgresql://...`, `memory://`; or `none`, which leaves each graph what it was compiled
             with. None is `redis` for graphs that were compiled without one.
+        checkpoint_classes: classes, `module:Class` each, of which checkpoints may hold objects, beside LangGraph's own
+            and those that a graph's state is declared with. Objects of others are read as plain data.
         restartable: the graphs, by name, whose runs may start over where they have no checkpoints to go on from.
         strict_json: whether a value that has no JSON form ends its run with an `EncodingError`, where the run's
             request does not decide; otherwise a marker stands in its place.
@@ -45,6 +47,7 @@ class WorkerSettings:
     namespace: str = "runstream"
     concurrency: int = 25
     checkpointer_url: str | None = field(default=None, repr=False)
+    checkpoint_classes: tuple[str, ...] = ()
     restartable: frozenset[str] = frozenset()
     strict_json: bool = False
     checkpoint_ttl: float = 30 * 24 * 3600.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from runstream.cli.exits import Exit
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
-from runstream_worker.commands.worker import checkpointer_of, load, reach_redis, set_up_logging
+from runstream_worker.commands.worker import checkpoint_classes, checkpointer_of, load, reach_redis, set_up_logging
 from runstream_worker.supervisor import Parent
 
 _logger = logging.getLogger("runstream.gateway")
@@ -51,6 +51,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         checkpointer_url=args.checkpointer or configured.location,
         checkpoint_patience=args.checkpoint_patience,
         thread_ttl=configured.ttl or DEFAULT_THREAD_TTL,
+        checkpoint_classes=checkpoint_classes(configured),
         head_timeout=args.head_timeout,
         body_timeout=args.body_timeout,
         show_errors=args.show_errors,

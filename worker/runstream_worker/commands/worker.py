@@ -71,6 +71,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         checkpoint_ttl=configured.ttl or WorkerSettings.checkpoint_ttl,
         checkpoint_patience=args.checkpoint_patience,
         max_faults=args.max_faults,
+        checkpoint_classes=checkpoint_classes(configured),
         restartable=frozenset(args.restartable),
         strict_json=args.strict_json,
         run_timeout=args.run_timeout,
@@ -120,6 +121,12 @@ def checkpointer_of(graphs: Mapping[str, GraphSource]) -> ConfiguredCheckpointer
 
     projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
     return projects[0].checkpointer if projects else ConfiguredCheckpointer()
+
+
+def checkpoint_classes(configured: ConfiguredCheckpointer) -> tuple[str, ...]:
+    """The classes of which checkpoints may hold objects: the project's, and those of RUNSTREAM_CHECKPOINT_CLASSES."""
+    named = os.environ.get("RUNSTREAM_CHECKPOINT_CLASSES", "").split(",")
+    return (*configured.classes, *(one.strip() for one in named if one.strip()))
 
 
 def command_of(args: argparse.Namespace) -> WorkerCommand:

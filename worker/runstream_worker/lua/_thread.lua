@@ -41,11 +41,9 @@ local function line(text, from)
   return string.sub(text, from, stop - 1), stop + 1
 end
 
--- Of a checkpoint's row: its parent's id, its head, and where its body begins.
+-- The head of a checkpoint's row.
 local function row_head(row)
-  local parent, second = line(row, 1)
-  local head, body = line(row, second)
-  return parent, cjson.decode(head), body
+  return cjson.decode((line(row, 1)))
 end
 
 -- What a checkpoint's name says of its namespace, with the zero byte behind it.

@@ -29,18 +29,14 @@ local function need_value(name)
   end
 end
 
-local dropped = {}
 for i = 2, #ARGV do
-  dropped[ARGV[i]] = true
   remove(ARGV[i])
   for _, write in ipairs(names_below('w' .. string.sub(ARGV[i], 2) .. '\0')) do remove(write) end
 end
 
 for _, name in ipairs(redis.call('ZRANGEBYLEX', index, '[c', '(d')) do
-  local row = redis.call('HGET', hash, name)
-  local parent, head = row_head(row)
+  local head = row_head(redis.call('HGET', hash, name))
   for channel, version in pairs(head.v) do need_value(value_name(name, channel, version)) end
-  if dropped['c' .. namespace_of(name) .. parent] then redis.call('HSET', hash, name, string.sub(row, #parent + 1)) end
 end
 
 for _, name in ipairs(redis.call('HKEYS', hash)) do

@@ -2,7 +2,8 @@
 -- KEYS  1 thread (hash)  2 its index (sorted set)
 -- ARGV  1 'master' if a replica is to refuse it, else ''
 --       2.. names of checkpoints; a name without an id stands for the newest one of its namespace
--- Returns {name, row, {channel, value ...}, {name, write ...}} each; what is not there is left out.
+-- Returns {name, row, {channel, value ...}, {name, write ...}, 1 if its parent is there, else 0} each; what is not there
+-- is left out.
 --#include _thread.lua
 local function newest(prefix)
   return redis.call('ZREVRANGEBYLEX', index, '(' .. string.sub(prefix, 1, -2) .. '\1', '[' .. prefix, 'LIMIT', 0, 1)[1]
@@ -31,7 +32,7 @@ local function whole(value)
 end
 
 local function load(name, row)
-  local _, head = row_head(row)
+  local head = row_head(row)
   local values, writes = {}, {}
   for channel, version in pairs(head.v) do
     local value = redis.call('HGET', hash, value_name(name, channel, version))
@@ -44,7 +45,7 @@ local function load(name, row)
     writes[#writes + 1] = write
     writes[#writes + 1] = redis.call('HGET', hash, write)
   end
-  return {name, row, values, writes}
+  return {name, row, values, writes, redis.call('HEXISTS', hash, 'c' .. namespace_of(name) .. head.p)}
 end
 
 local found = {}

@@ -1,9 +1,9 @@
 """How checkpoints, channel values and writes are spelled in a thread's hash.
 
-A field's name tells what it is by its first letter; its parts are separated by zero bytes. What scripts look into is
-text before a line break; what only the serialiser understands comes behind it.
+A field's name tells what it is by its first letter; its parts are separated by zero bytes, which none of them has. What
+scripts look into is JSON, on one line whatever it holds; what only the serialiser understands comes behind it.
 
-    c <ns> 0 <id>                       the parent's id, line break, head (JSON), line break, checkpoint, metadata
+    c <ns> 0 <id>                       head (JSON), line break, checkpoint, metadata
     b <ns> 0 <channel> 0 <version>      `=` type, line break, bytes; or `*` type, line break, digests of pieces
     p <digest>                          a piece of a value
     w <ns> 0 <id> 0 <task> 0 <index>    channel, type, task path and run (JSON), line break, bytes
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -26,8 +26,10 @@ from langgraph.checkpoint.base import (
     writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from runstream.errors import ProtocolError
+from runstream.errors import InvalidRequest, ProtocolError
+from runstream.ids import check_checkpoint
 from runstream_worker.redis_saver.pieces import Cut
 
 _SMALL_TEXT = 64
@@ -44,20 +46,35 @@ class Place(NamedTuple):
     @property
     def name(self) -> bytes:
         """The checkpoint's field; where the id is empty, what the newest one of the namespace is asked for by."""
-        return f"c{self.namespace}\0{self.checkpoint_id}".encode()
+        return _name("c", self.namespace, self.checkpoint_id)
 
     @classmethod
     def of(cls, name: bytes) -> Place:
-        """The reverse of `name`."""
-        return cls(*name.decode()[1:].split("\0"))
+        """The reverse of `name`.
+
+        Raises:
+            ProtocolError: it is no name of a checkpoint.
+        """
+        return cls(*_parts(name, 2))
+
+    @classmethod
+    def of_config(cls, config: RunnableConfig) -> Place:
+        """The place that a config names; an empty id stands for the newest checkpoint of the namespace.
+
+        Raises:
+            InvalidRequest: the id or the namespace is none.
+        """
+        chosen = config["configurable"]
+        check_checkpoint("configurable", chosen)
+        return cls(chosen.get("checkpoint_ns") or "", chosen.get("checkpoint_id") or "")
 
     def value_name(self, channel: str, version: str | float) -> bytes:
         """The field of a channel's value."""
-        return f"b{self.namespace}\0{channel}\0{_version(version)}".encode()
+        return _name("b", self.namespace, channel, _version(version))
 
     def write_name(self, task_id: str, index: int) -> bytes:
         """The field of a write."""
-        return f"w{self.namespace}\0{self.checkpoint_id}\0{task_id}\0{index}".encode()
+        return _name("w", self.namespace, self.checkpoint_id, task_id, str(index))
 
     def config(self, thread_id: str) -> RunnableConfig:
         """What LangGraph asks for this checkpoint with."""
@@ -70,32 +87,64 @@ class Place(NamedTuple):
         }
 
 
+class _Head(BaseModel):
+    """The head of a checkpoint's row.
+
+    Attributes:
+        p: the parent's id; empty where there is none.
+        v: the version of each channel, behind a letter for its type.
+        t: the types of checkpoint and metadata, as the serialiser names them.
+        n: the length of the checkpoint, in bytes.
+        r: the run that wrote it; empty where none is known.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    p: str
+    v: dict[str, Annotated[str, Field(pattern=r"^[ifs]")]]
+    t: Annotated[list[str], Field(min_length=2, max_length=2)]
+    n: Annotated[int, Field(ge=0)]
+    r: str
+
+
 class Row:
-    """A checkpoint's row, read."""
+    """A checkpoint's row, read.
+
+    Raises:
+        ProtocolError: it is none.
+    """
 
     def __init__(self, data: bytes) -> None:
-        parent, head, self._body = data.split(b"\n", 2)
-        self.parent = parent.decode()
-        self._head: dict[str, Any] = json.loads(head)
+        head, _, self._body = data.partition(b"\n")
+        try:
+            self._head = _Head.model_validate_json(head)
+        except ValidationError as error:
+            raise _unreadable("a checkpoint", error) from None
+        if self._head.n > len(self._body):
+            raise ProtocolError(f"a checkpoint has {len(self._body)} bytes, and its head says {self._head.n} or more")
+
+    @property
+    def parent(self) -> str:
+        """The parent's id; empty where there is none."""
+        return self._head.p
 
     @property
     def run_id(self) -> str:
         """The run that wrote it; empty where none is known."""
-        run_id: str = self._head["r"]
-        return run_id
+        return self._head.r
 
     @property
     def versions(self) -> ChannelVersions:
         """The checkpoint's `channel_versions`."""
-        return {channel: _VERSION_TYPES[told[0]](told[1:]) for channel, told in self._head["v"].items()}
+        return {channel: _VERSION_TYPES[text[0]](text[1:]) for channel, text in self._head.v.items()}
 
     def checkpoint(self, serde: SerializerProtocol) -> dict[str, Any]:
         """The checkpoint; of its values only those that are small."""
-        return cast("dict[str, Any]", serde.loads_typed((self._head["t"][0], self._body[: self._head["n"]])))
+        return cast("dict[str, Any]", serde.loads_typed((self._head.t[0], self._body[: self._head.n])))
 
     def metadata(self, serde: SerializerProtocol) -> CheckpointMetadata:
         """Its metadata."""
-        return cast("CheckpointMetadata", serde.loads_typed((self._head["t"][1], self._body[self._head["n"] :])))
+        return cast("CheckpointMetadata", serde.loads_typed((self._head.t[1], self._body[self._head.n :])))
 
 
 class Loaded(NamedTuple):
@@ -105,6 +154,7 @@ class Loaded(NamedTuple):
     row: bytes
     values: list[bytes]
     writes: list[bytes]
+    has_parent: int
 
     def read(self, serde: SerializerProtocol, thread_id: str) -> CheckpointTuple:
         """As LangGraph wants it."""
@@ -120,16 +170,15 @@ class Loaded(NamedTuple):
             place.config(thread_id),
             cast("Checkpoint", checkpoint),
             row.metadata(serde),
-            place._replace(checkpoint_id=row.parent).config(thread_id) if row.parent else None,
+            place._replace(checkpoint_id=row.parent).config(thread_id) if self.has_parent else None,
             self._writes(serde),
         )
 
     def _writes(self, serde: SerializerProtocol) -> list[PendingWrite]:
         found = []
         for name, data in _pairs(self.writes):
-            _, _, task_id, index = name.decode().split("\0")
-            head, _, value = data.partition(b"\n")
-            channel, kind, path, _ = json.loads(head)
+            _, _, task_id, index = _parts(name, 4)
+            (channel, kind, path, _), value = _read_write(data)
             found.append((writes_sort_key(path, task_id, int(index)), task_id, channel, (kind, value)))
         found.sort(key=lambda write: write[0])
         return [(task_id, channel, serde.loads_typed(typed)) for _, task_id, channel, typed in found]
@@ -150,12 +199,13 @@ def dump_row(
     kind, body = serde.dumps_typed(rest)
     metadata_kind, metadata_body = serde.dumps_typed(metadata)
     head = {
+        "p": parent,
         "v": {channel: _version(version) for channel, version in checkpoint["channel_versions"].items()},
         "t": [kind, metadata_kind],
         "n": len(body),
         "r": run_id,
     }
-    return b"\n".join([parent.encode(), json.dumps(head, separators=(",", ":")).encode(), body + metadata_body])
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + body + metadata_body
 
 
 def dump_value(serde: SerializerProtocol, value: Any) -> bytes:
@@ -177,8 +227,7 @@ def dump_write(serde: SerializerProtocol, channel: str, value: Any, task_path: s
 
 def run_of_write(data: bytes) -> str:
     """The run that a write is of: perhaps another one than the checkpoint's, which it answers or goes on from."""
-    run_id: str = json.loads(data.partition(b"\n")[0])[3]
-    return run_id
+    return _read_write(data)[0][3]
 
 
 def write_index(channel: str, position: int) -> int:
@@ -206,3 +255,39 @@ def _loads(serde: SerializerProtocol, value: bytes) -> Any:
 
 def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+_WRITE_HEAD: TypeAdapter[tuple[str, str, str, str]] = TypeAdapter(tuple[str, str, str, str])
+
+
+def _read_write(data: bytes) -> tuple[tuple[str, str, str, str], bytes]:
+    """A write's channel, type, task path and run, and the value's bytes."""
+    head, _, value = data.partition(b"\n")
+    try:
+        return _WRITE_HEAD.validate_json(head), value
+    except ValidationError as error:
+        raise _unreadable("a write", error) from None
+
+
+def _unreadable(what: str, error: ValidationError) -> ProtocolError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "head"
+    return ProtocolError(f"{what} in Redis cannot be read: {place}: {first['msg']}")
+
+
+def _name(kind: str, *parts: str) -> bytes:
+    """The name of a field. A part with the separator in it would be another field's name."""
+    for part in parts:
+        if "\0" in part:
+            raise InvalidRequest("checkpoint", f"{part!r} must not have a zero byte: it is part of a name in Redis")
+    try:
+        return (kind + "\0".join(parts)).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("checkpoint", f"{parts!r} must be text, without halves of surrogate pairs") from None
+
+
+def _parts(name: bytes, count: int) -> list[str]:
+    parts = name.decode(errors="replace")[1:].split("\0")
+    if len(parts) != count:
+        raise ProtocolError(f"{name!r} in Redis is no name of a checkpoint or of a write")
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self, TypeVar, cast
 
@@ -25,7 +25,9 @@ from redis.asyncio import Redis
 
 from runstream.connection import connect
 from runstream.errors import InvalidRequest
+from runstream.ids import check_checkpoint, check_id
 from runstream.keys import Keys
+from runstream.request import check_thread_id
 from runstream_worker.redis_saver.fence import Fence
 from runstream_worker.redis_saver.pieces import Cut, Sending, cut
 from runstream_worker.redis_saver.rows import (
@@ -40,6 +42,7 @@ from runstream_worker.redis_saver.rows import (
     write_index,
 )
 from runstream_worker.redis_saver.store import SHOULD_BE_THERE, Store, ValuesMissing
+from runstream_worker.strict_serializer import ClassName, StrictSerializer
 
 DEFAULT_TTL = 30 * 24 * 3600.0
 _PAGE = 50
@@ -60,12 +63,14 @@ class RedisSaver(BaseCheckpointSaver[str]):
         ttl: how long a thread is kept after it was last written to, in seconds.
         own_thread_ttl: the same for the thread of a run that was given none, whose id is the run's; else `ttl`.
         fenced: the runs are in this Redis, under these keys. Then an attempt that has lost its run cannot write.
-        serde: turns values into bytes; LangGraph's by default.
+        serde: turns values into bytes; a `StrictSerializer` by default, which creates objects of LangGraph's own
+            classes, and of `classes`, only.
+        classes: classes of the states that are kept, beyond those; for the default serializer.
         patience: how long a call goes on trying while Redis is away, in seconds; None is for ever, even if full; 0 is
             not at all.
 
     Raises:
-        InvalidRequest: `ttl` is no time.
+        InvalidRequest: `ttl` is no time, or a name in `classes` is none.
     """
 
     def __init__(
@@ -77,9 +82,10 @@ class RedisSaver(BaseCheckpointSaver[str]):
         own_thread_ttl: float | None = None,
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
+        classes: Iterable[ClassName] = (),
         patience: float | None = _PATIENCE,
     ) -> None:
-        super().__init__(serde=serde)
+        super().__init__(serde=StrictSerializer(classes) if serde is None else serde)
         if ttl <= 0:
             raise InvalidRequest("ttl", f"{ttl!r} must be more than 0 seconds")
         self._fenced = fenced
@@ -98,6 +104,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         own_thread_ttl: float | None = None,
         fenced: bool = False,
         serde: SerializerProtocol | None = None,
+        classes: Iterable[ClassName] = (),
         connections: int = 10,
         patience: float | None = _PATIENCE,
     ) -> AsyncIterator[Self]:
@@ -107,7 +114,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
             InvalidRequest: the URL is none of Redis, the namespace is no word, or `ttl` is no time.
         """
         redis = connect(url, connections=connections, answer_within=_ANSWER_WITHIN)
-        options: dict[str, Any] = {"fenced": fenced, "serde": serde, "patience": patience}
+        options: dict[str, Any] = {"fenced": fenced, "serde": serde, "classes": classes, "patience": patience}
         try:
             yield cls(redis, Keys(namespace), ttl=ttl, own_thread_ttl=own_thread_ttl, **options)
         finally:
@@ -124,7 +131,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, else the newest one of its thread and namespace."""
         thread_id = _thread_id(config)
-        place = Place(config["configurable"].get("checkpoint_ns", ""), get_checkpoint_id(config) or "")
+        place = Place.of_config(config)
         found = await self._store.load(thread_id, [place.name])
         return found[0].read(self.serde, thread_id) if found else None
 
@@ -152,6 +159,9 @@ class RedisSaver(BaseCheckpointSaver[str]):
     ) -> AsyncIterator[Sequence[bytes]]:
         """The names of the checkpoints to look at, page by page."""
         wanted = config["configurable"] if config else {}
+        for each in (config, before):
+            if each is not None:
+                check_checkpoint("configurable", each["configurable"])
         namespace, checkpoint_id = wanted.get("checkpoint_ns"), wanted.get("checkpoint_id")
         last = get_checkpoint_id(before) if before else None
         size = _PAGE if limit is None else min(limit, _PAGE)
@@ -200,15 +210,15 @@ class RedisSaver(BaseCheckpointSaver[str]):
         Raises:
             AttemptFenced: it comes from an attempt that does not hold its run any more.
         """
-        told = config["configurable"]
-        place = Place(told["checkpoint_ns"], checkpoint["id"])
+        parent = Place.of_config(config)
+        place = parent._replace(checkpoint_id=check_id("checkpoint.id", checkpoint["id"]))
         writer = Fence.here()
         about = cast("dict[str, Any]", get_serializable_checkpoint_metadata(config, metadata))
         row = dump_row(
             self.serde,
             checkpoint,
             about,
-            parent=told.get("checkpoint_id") or "",
+            parent=parent.checkpoint_id,
             run_id=str(about.get("run_id") or (writer.run_id if writer else "")),
         )
         values, cuts = self._values(place, checkpoint["channel_values"], new_versions)
@@ -227,7 +237,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         except ValuesMissing:
             # Redis has come back with less than it had acknowledged, or somebody has deleted the thread.
             await put(*self._values(place, checkpoint["channel_values"], checkpoint["channel_versions"]))
-        return place.config(told["thread_id"])
+        return place.config(config["configurable"]["thread_id"])
 
     def _values(
         self, place: Place, values: Mapping[str, Any], versions: ChannelVersions
@@ -255,8 +265,8 @@ class RedisSaver(BaseCheckpointSaver[str]):
         Raises:
             AttemptFenced: it comes from an attempt that does not hold its run any more.
         """
-        told = config["configurable"]
-        place = Place(told.get("checkpoint_ns", ""), told["checkpoint_id"])
+        place = Place.of_config(config)
+        check_id("configurable.checkpoint_id", place.checkpoint_id)
         rows: list[tuple[Literal["set", "add"], bytes, bytes]] = []
         writer = Fence.here()
         for position, (channel, value) in enumerate(writes):
@@ -445,7 +455,7 @@ async def _next(found: AsyncIterator[CheckpointTuple]) -> CheckpointTuple | None
 
 
 def _thread_id(config: RunnableConfig) -> str:
-    return str(config["configurable"]["thread_id"])
+    return check_thread_id(str(config["configurable"]["thread_id"]))
 
 
 def _in_pages(names: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
