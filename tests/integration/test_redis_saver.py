@@ -101,6 +101,11 @@ async def size(raw: Any, keys: Keys, thread_id: str) -> int:
     return sum(len(name) + len(value) for name, value in fields.items())
 
 
+async def counted(raw: Any, keys: Keys, thread_id: str) -> int:
+    """What the thread's size must be: its bytes, and 64 for each field."""
+    return await size(raw, keys, thread_id) + 64 * int(await raw.hlen(keys.checkpoints(thread_id)))
+
+
 async def history(graph: Any, config: RunnableConfig) -> list[StateSnapshot]:
     return [snapshot async for snapshot in graph.aget_state_history(config)]
 
@@ -433,6 +438,35 @@ async def test_pruning_keeps_what_the_newest_checkpoint_needs(raw: Any, keys: Ke
         await saver.aprune(["t"], strategy="all")
     await saver.aprune(["t"], strategy="delete")
     assert await kept(raw, keys) == {}
+
+
+async def test_the_size_of_a_thread_is_known_whatever_was_done_to_it(raw: Any, keys: Keys, saver: RedisSaver) -> None:
+    async def check(thread_id: str) -> int:
+        known = await saver.asize_of_thread(thread_id)
+        assert known == await counted(raw, keys, thread_id)
+        assert known == (await raw.zscore(keys.checkpoint_index(thread_id), "z") or 0)
+        return known
+
+    assert await check("t") == 0
+    graph = two_steps(saver)
+    for _ in range(3):
+        await graph.ainvoke({"steps": ["x" * 2000]}, on("t"))
+        await check("t")
+    config = on("t", checkpoint_ns="", checkpoint_id=id_of((await graph.aget_state(on("t"))).config))
+    for value in ("a", "longer"):  # an error is written in the place of the last one
+        await saver.aput_writes(config, [("__error__", value), ("steps", [value])], "task")
+        await check("t")
+    await saver.acopy_thread("t", "copy")
+    assert await check("copy") == await check("t")
+    await raw.zrem(keys.checkpoint_index("t"), "z")  # as a version before had it
+    before = await saver.asize_of_thread("t")
+    assert before == await check("t")
+    await saver.aprune(["t"])
+    assert 0 < await check("t") < before
+    await saver.aforget_runs("copy", {""})  # outside of a run
+    await check("copy")
+    await saver.adelete_thread("t")
+    assert await check("t") == 0
 
 
 async def test_pruning_keeps_what_a_delta_channel_is_made_from(saver: RedisSaver) -> None:

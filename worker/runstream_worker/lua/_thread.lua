@@ -2,6 +2,35 @@
 -- A thread is a hash, whose fields are told in docs/PROTOCOL.md, and a sorted set of the names that have an order.
 local hash, index, threads = KEYS[1], KEYS[2], KEYS[3]
 
+-- What a thread's fields take, in bytes: names, values, and what Redis adds to each field. Every script that writes keeps
+-- the sum as the score of `z` in the index, behind all names; where it is missing, it is counted anew.
+local PER_FIELD = 64
+local grown = 0
+
+local function put(name, value)
+  local known = redis.call('HSTRLEN', hash, name)
+  redis.call('HSET', hash, name, value)
+  grown = grown + #value - known + (known == 0 and #name + PER_FIELD or 0)
+end
+
+local function put_new(name, value)
+  if redis.call('HSETNX', hash, name, value) == 1 then grown = grown + #name + #value + PER_FIELD end
+end
+
+local function recount()
+  local total = 0
+  for _, name in ipairs(redis.call('HKEYS', hash)) do
+    total = total + #name + redis.call('HSTRLEN', hash, name) + PER_FIELD
+  end
+  if total > 0 then redis.call('ZADD', index, total, 'z') else redis.call('ZREM', index, 'z') end
+  return total
+end
+
+-- Adds what has been written: the last step of a script that writes.
+local function count_growth()
+  if redis.call('ZSCORE', index, 'z') then redis.call('ZINCRBY', index, grown, 'z') else recount() end
+end
+
 -- The names that begin with a prefix. The prefix ends with a zero byte, and names go on behind it.
 local function names_below(prefix)
   return redis.call('ZRANGEBYLEX', index, '[' .. prefix, '(' .. string.sub(prefix, 1, -2) .. '\1')

@@ -2,9 +2,11 @@
 -- KEYS  1 to: thread (hash)  2 its index (sorted set)  3 threads (sorted set)  4 from: thread (hash)  5 its index
 -- ARGV  1 id of the thread that is copied to  2 time to live, ms
 --#include _thread.lua
-local fields = redis.call('HGETALL', KEYS[4])
-if #fields == 0 then return redis.status_reply('OK') end
-for i = 1, #fields, 2 do redis.call('HSET', hash, fields[i], fields[i + 1]) end
-for _, name in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do redis.call('ZADD', index, 0, name) end
+if redis.call('EXISTS', KEYS[4]) == 0 then return redis.status_reply('OK') end
+for _, name in ipairs(redis.call('HKEYS', KEYS[4])) do
+  put(name, redis.call('HGET', KEYS[4], name))
+end
+for _, name in ipairs(redis.call('ZRANGEBYLEX', KEYS[5], '[c', '(x')) do redis.call('ZADD', index, 0, name) end
+count_growth()
 keep_alive(ARGV[1], ARGV[2])
 return redis.status_reply('OK')

@@ -43,6 +43,7 @@ for _, name in ipairs(redis.call('HKEYS', hash)) do
   local kind = string.sub(name, 1, 1)
   if (kind == 'b' or kind == 'p') and not needed[name] then redis.call('HDEL', hash, name) end
 end
+recount()
 if redis.call('EXISTS', index) == 0 then
   redis.call('ZREM', threads, ARGV[1])
 end

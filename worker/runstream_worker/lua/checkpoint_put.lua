@@ -19,9 +19,10 @@ end
 if #missing > 0 then return unwritten({'missing', missing}) end
 
 for i = 8, #ARGV, 2 do
-  if ARGV[i + 1] ~= '?' then redis.call(i < pieces and 'HSET' or 'HSETNX', hash, ARGV[i], ARGV[i + 1]) end
+  if ARGV[i + 1] ~= '?' then (i < pieces and put or put_new)(ARGV[i], ARGV[i + 1]) end
 end
-redis.call('HSET', hash, ARGV[5], ARGV[6])
+put(ARGV[5], ARGV[6])
 redis.call('ZADD', index, 0, ARGV[5])
+count_growth()
 keep_alive(ARGV[1], ARGV[2])
 return {'ok'}

@@ -9,8 +9,9 @@
 local refused = refusal(KEYS[4], ARGV[3], ARGV[4])
 if refused then return refused end
 for i = 5, #ARGV, 3 do
-  redis.call(ARGV[i] == 'set' and 'HSET' or 'HSETNX', hash, ARGV[i + 1], ARGV[i + 2])
+  (ARGV[i] == 'set' and put or put_new)(ARGV[i + 1], ARGV[i + 2])
   redis.call('ZADD', index, 0, ARGV[i + 1])
 end
+count_growth()
 keep_alive(ARGV[1], ARGV[2])
 return {'ok'}

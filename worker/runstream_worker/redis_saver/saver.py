@@ -292,6 +292,10 @@ class RedisSaver(BaseCheckpointSaver[str]):
         """Remove a thread."""
         await self._store.delete(str(thread_id))
 
+    async def asize_of_thread(self, thread_id: str) -> int:
+        """Return how many bytes a thread's checkpoints take in Redis; 0 where there are none."""
+        return await self._store.size(str(thread_id))
+
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread's checkpoints and writes to another thread, beside what that one has."""
         await self._store.copy(str(source_thread_id), str(target_thread_id))

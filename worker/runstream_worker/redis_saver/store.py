@@ -20,7 +20,7 @@ from runstream_worker.redis_saver.pieces import Sending
 from runstream_worker.redis_saver.rows import Loaded, Place
 
 ScriptName: TypeAlias = Literal[
-    "checkpoint_put", "checkpoint_writes", "checkpoint_load", "checkpoint_drop", "checkpoint_copy"
+    "checkpoint_put", "checkpoint_writes", "checkpoint_load", "checkpoint_drop", "checkpoint_copy", "checkpoint_size"
 ]
 
 SHOULD_BE_THERE = b"?"
@@ -169,7 +169,8 @@ class Store:
         async def call() -> None:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hdel(self._keys.checkpoints(thread_id), *names)
-                pipe.zrem(self._keys.checkpoint_index(thread_id), *names)
+                # Without `z` the size is counted anew.
+                pipe.zrem(self._keys.checkpoint_index(thread_id), "z", *names)
                 await pipe.execute()
 
         await self._patiently(call)
@@ -201,6 +202,10 @@ class Store:
                 await pipe.execute()
 
         await self._patiently(call)
+
+    async def size(self, thread_id: str) -> int:
+        """How many bytes a thread's checkpoints take; 0 where there are none."""
+        return int(await self._run("checkpoint_size", self._thread(thread_id), []))
 
     async def copy(self, source: str, target: str) -> None:
         """Copy a thread's checkpoints to another thread."""
