@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 
 class Allowed(Protocol):
@@ -22,26 +22,3 @@ class Everything:
 
 
 EVERYTHING: Allowed = Everything()
-
-
-_DEEPEST: Final = 50
-
-
-def contains(whole: object, part: object, *, depth: int = 0) -> bool:
-    """Whether JSON contains other JSON: objects by their keys, lists by their entries, anything else if it is equal.
-
-    As PostgreSQL's `@>`, by which LangGraph's server searches. But what lies deeper than 50 levels has to be equal:
-    a body may be nested deeper than Python's calls.
-    """
-    if depth == _DEEPEST:
-        return whole == part
-    inside = depth + 1
-    if isinstance(part, Mapping):
-        return isinstance(whole, Mapping) and all(
-            key in whole and contains(whole[key], value, depth=inside) for key, value in part.items()
-        )
-    if isinstance(part, list):
-        return isinstance(whole, list) and all(
-            any(contains(entry, value, depth=inside) for entry in whole) for value in part
-        )
-    return whole == part

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from inspect import isawaitable
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid5
 
@@ -21,11 +21,14 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
 
 from runstream import Document, Documents
-from runstream_gateway.access import EVERYTHING, Allowed, contains
+from runstream_gateway.access import EVERYTHING, Allowed
+from runstream_gateway.containment import Containment
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.graph_config import GraphConfig, of_caller
 from runstream_gateway.graph_views import context_fields
 from runstream_gateway.ids import check_uuid, new_id, now
+from runstream_gateway.lane import Lane
+from runstream_gateway.metadata import check_metadata
 from runstream_worker.graphs import Graph, GraphSource
 
 _logger = logging.getLogger("runstream.gateway")
@@ -35,6 +38,11 @@ ASSISTANT_TTL: Final = 10 * 365 * 24 * 3600.0
 
 MAX_VERSIONS: Final = 100
 MAX_VERSION_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 1024 * 1024
+"""What an assistant may have with all its versions: each change, and each search, reads all of it."""
+
+_PART_BYTES: Final = 512 * 1024
+_PAGE: Final = 20
 
 # As LangGraph's server has it: clients compute the ids of system assistants by themselves.
 _NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
@@ -93,12 +101,10 @@ class AssistantQuery:
     graph_id: str | None = None
     name: str | None = None
 
-    def matches(self, assistant: Assistant) -> bool:
-        """Whether it is one of them."""
-        return (
-            (self.graph_id is None or assistant.graph_id == self.graph_id)
-            and (not self.name or self.name.casefold() in assistant.name.casefold())
-            and contains(assistant.metadata, self.metadata)
+    def admits(self, assistant: Assistant) -> bool:
+        """Whether graph and name are one of them's."""
+        return (self.graph_id is None or assistant.graph_id == self.graph_id) and (
+            not self.name or self.name.casefold() in assistant.name.casefold()
         )
 
 
@@ -124,10 +130,12 @@ class Assistants:
     Args:
         documents: of the kind `assistant`.
         graphs: by name; assistants of other graphs are not shown.
+        lane: compares what takes long.
     """
 
-    def __init__(self, documents: Documents, graphs: Mapping[str, GraphSource]) -> None:
+    def __init__(self, documents: Documents, graphs: Mapping[str, GraphSource], lane: Lane | None = None) -> None:
         self._documents = documents
+        self._lane = Lane() if lane is None else lane
         self._graphs = graphs
         self._fields: dict[str, Collection[str] | None] = {}
         self._asking: dict[str, asyncio.Lock] = {}
@@ -229,6 +237,7 @@ class Assistants:
             present = _version(data, data["version"])
             _check_seen(present, assistant_id, allowed)
             metadata = {**present["metadata"], **changes.get("metadata", {})}
+            check_metadata(metadata)
             return _with_version(data, {**present, **changes, **_configured(changes, present), "metadata": metadata})
 
         return await self._update(assistant_id, changed)
@@ -267,7 +276,8 @@ class Assistants:
             if document is None:
                 raise not_found("assistant", known.assistant_id)
             found = [_at(document, each["version"]) for each in reversed(document.data["versions"])]
-        return [each for each in found if allowed.matches(each.metadata) and contains(each.metadata, metadata)]
+        seen = [each for each in found if allowed.matches(each.metadata)]
+        return await self._compared(seen, Containment(metadata, "metadata"))
 
     async def delete(self, name_or_id: str, allowed: Allowed) -> None:
         """Remove an assistant with all its versions; runs and threads stay.
@@ -281,21 +291,53 @@ class Assistants:
 
     async def search(
         self, query: AssistantQuery, allowed: Allowed, *, sort_by: SortKey = "created_at", descending: bool = True
-    ) -> list[Assistant]:
-        """The assistants that are looked for.
+    ) -> list[str]:
+        """Return the ids of the assistants that are looked for.
 
         Raises:
-            ApiError: 404, there is no such graph.
+            ApiError: 404, there is no such graph; 422, that takes too many comparisons.
         """
         if query.graph_id is not None:
             self._check_graph(query.graph_id)
-        candidates = [_latest(each) async for each in self._documents.newest_first() if self._is_shown(each, allowed)]
-        candidates += [each for each in self._system.values() if allowed.matches(each.metadata)]
-        found = [each for each in candidates if query.matches(each)]
+        metadata = Containment(query.metadata, "metadata")
+        found: list[tuple[str, str]] = []
+        system = [each for each in self._system.values() if allowed.matches(each.metadata)]
+        async for part in self._documents.parts(part_bytes=_PART_BYTES):
+            shown = [_latest(each) for each in part if self._is_shown(each, allowed)]
+            found += [_sortable(each, sort_by) for each in await self._fitting(shown, query, metadata)]
+        found += [_sortable(each, sort_by) for each in await self._fitting(system, query, metadata)]
         # By id where the key is the same: every gateway has to cut the pages alike.
-        found.sort(key=attrgetter("assistant_id"))
-        found.sort(key=lambda each: str(getattr(each, sort_by)).casefold(), reverse=descending)
-        return found
+        found.sort(key=itemgetter(1))
+        found.sort(key=itemgetter(0), reverse=descending)
+        return [assistant_id for _, assistant_id in found]
+
+    async def page(self, assistant_ids: Sequence[str]) -> AsyncIterator[Assistant]:
+        """Iterate over assistants; those that have gone are left out."""
+        for at in range(0, len(assistant_ids), _PAGE):
+            ids = assistant_ids[at : at + _PAGE]
+            stored = self._documents.parts_of(
+                [one for one in ids if one not in self._system_by_id], part_bytes=_PART_BYTES
+            )
+            known = {document.id: document async for part in stored for document in part if document is not None}
+            for one in ids:
+                if one in self._system_by_id:
+                    yield self._system_by_id[one]
+                elif one in known:
+                    yield _latest(known[one])
+
+    async def _fitting(
+        self, assistants: Sequence[Assistant], query: AssistantQuery, metadata: Containment
+    ) -> Sequence[Assistant]:
+        admitted = [each for each in assistants if query.admits(each)]
+        if not metadata or not admitted:
+            return admitted
+        return await self._compared(admitted, metadata)
+
+    async def _compared(self, assistants: Sequence[Assistant], metadata: Containment) -> list[Assistant]:
+        def compared() -> list[Assistant]:
+            return [each for each in assistants if metadata.is_in(each.metadata)]
+
+        return compared() if metadata.is_linear else await self._lane.run(compared)
 
     def _system_one(self, name_or_id: str) -> Assistant | None:
         by_name = self._system.get(name_or_id)
@@ -342,6 +384,10 @@ class Assistants:
         if written is None:
             raise not_found("assistant", assistant_id)
         return _latest(written)
+
+
+def _sortable(assistant: Assistant, sort_by: SortKey) -> tuple[str, str]:
+    return str(getattr(assistant, sort_by)).casefold(), assistant.assistant_id
 
 
 def _config_of(assistant: Assistant) -> RunnableConfig:
@@ -399,7 +445,19 @@ def _first(settled: Settled) -> dict[str, Any]:
 def _with_version(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     at, number = now(), data["versions"][-1]["version"] + 1
     versions = [*data["versions"], _storable({**fields, "version": number, "created_at": at})]
-    return {**data, "version": number, "updated_at": at, "versions": versions[-MAX_VERSIONS:]}
+    return {**data, "version": number, "updated_at": at, "versions": _newest(versions)}
+
+
+def _newest(versions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The versions that are kept: the last hundred, and no more of them than may be stored."""
+    kept: list[dict[str, Any]] = []
+    left = MAX_BYTES
+    for version in reversed(versions[-MAX_VERSIONS:]):
+        left -= len(json.dumps(version))
+        if left < 0:
+            break
+        kept.insert(0, version)
+    return kept
 
 
 def _storable(version: dict[str, Any]) -> dict[str, Any]:

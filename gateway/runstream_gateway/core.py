@@ -28,6 +28,7 @@ from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
 from runstream_gateway.streaming import OpenStreams
 from runstream_gateway.threads import Threads
+from runstream_gateway.turns import Turns
 from runstream_gateway.webhooks.addresses import Addresses
 from runstream_gateway.webhooks.courier import Courier
 from runstream_gateway.webhooks.payload import Payloads
@@ -55,7 +56,7 @@ class Gateway:
         feedback: makes links for feedback on runs, and keeps it.
         courier: tells others of the ends of runs.
         streams: those that are open in this process.
-        lane: computes what would hold the event loop up.
+        lane: computes what would hold the event loop up; `turns` are for requests that read much.
     """
 
     settings: GatewaySettings
@@ -72,6 +73,7 @@ class Gateway:
     courier: Courier
     streams: OpenStreams = field(default_factory=OpenStreams)
     lane: Lane = field(default_factory=Lane)
+    turns: Turns = field(default_factory=Turns)
 
 
 @asynccontextmanager
@@ -100,9 +102,13 @@ async def open_gateway(
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
         keep_own = settings.checkpointer_url is None
         saver = await _saver(stack, settings)
+        lane, turns = Lane(), Turns()
+        stack.callback(lane.close)
         states = States(
             graphs,
             saver,
+            lane,
+            turns,
             keep_own=keep_own,
             show_errors=settings.show_errors,
             patience=settings.checkpoint_patience,
@@ -120,22 +126,21 @@ async def open_gateway(
         runs = Runs(client, documents, states, before_forgetting, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
         limiter = await stack.enter_async_context(Limiter(client.quotas))
-        lane = Lane()
-        stack.callback(lane.close)
         yield Gateway(
             settings=settings,
             client=client,
             graphs=graphs,
             states=states,
-            threads=Threads(client, documents, states, before_forgetting, show_errors=settings.show_errors),
+            threads=Threads(client, documents, states, before_forgetting, lane, show_errors=settings.show_errors),
             runs=runs,
-            assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs),
+            assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane),
             guard=_guard(client, tokens, auth, guard_kind),
             limiter=limiter,
             tokens=tokens,
             feedback=feedback,
-            courier=await _courier(stack, settings, client, deliveries, payloads),
             lane=lane,
+            turns=turns,
+            courier=await _courier(stack, settings, client, deliveries, payloads),
         )
 
 

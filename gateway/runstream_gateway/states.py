@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from typing import Any, cast
@@ -18,17 +19,24 @@ from redis.exceptions import RedisError
 
 from runstream import EncodingError
 from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.lane import Lane
+from runstream_gateway.pieces import in_pieces
 from runstream_gateway.rehearsal import Rehearsal
 from runstream_gateway.told_errors import error_of, told_error
+from runstream_gateway.turns import Turns
 from runstream_worker.encoding import JsonEncoder
 from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
-from runstream_worker.patient_saver import DEFAULT_PATIENCE, patient
+from runstream_worker.patient_saver import DEFAULT_PATIENCE, PatientSaver, patient
+from runstream_worker.redis_saver import RedisSaver
 
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
 """What a graph raises at values that it does not expect; what a database raises is none of these."""
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
+_LARGE = 256 * 1024
+_UNKNOWN_SIZE = 4 * 1024 * 1024
+_ENCODED_AT_ONCE = 8
 EMPTY_STATE: Mapping[str, Any] = {
     "values": {}, "next": [], "tasks": [], "metadata": None, "created_at": None, "checkpoint": None,
     "parent_checkpoint": None, "interrupts": [], "checkpoint_id": None, "parent_checkpoint_id": None,
@@ -41,6 +49,8 @@ class States:
     Args:
         graphs: by name.
         saver: the checkpointer; None where graphs have their own or none.
+        lane: encodes what is large.
+        turns: has room for what is read.
         keep_own: whether it leaves graphs theirs that have one.
         show_errors: tell the messages of all exceptions.
         patience: how long a read or write waits for a database that is away, in seconds.
@@ -52,12 +62,17 @@ class States:
         self,
         graphs: Mapping[str, GraphSource],
         saver: BaseCheckpointSaver[Any] | None,
+        lane: Lane,
+        turns: Turns,
         *,
         keep_own: bool,
         show_errors: bool = False,
         patience: float = DEFAULT_PATIENCE,
     ) -> None:
         self._patience = patience
+        self._lane = lane
+        self._turns = turns
+        self._encoding = asyncio.Semaphore(_ENCODED_AT_ONCE)
         self._show_errors = show_errors
         self._graphs = graphs
         self.saver = None if saver is None else patient(saver, patience)
@@ -109,15 +124,30 @@ class States:
             return dict(EMPTY_STATE)
         config = config_of(thread_id, checkpoint)
         with _reading(graph_name, thread_id):
-            async with self.graph(graph_name, config) as graph:
+            size = await self.size(thread_id)
+            async with self._turns.room(size), self.graph(graph_name, config) as graph:
                 if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                     return dict(EMPTY_STATE)
                 snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
-            if snapshot.created_at is None:
-                if wanted:
-                    raise not_found("checkpoint", wanted)
-                return dict(EMPTY_STATE)
+                if snapshot.created_at is None:
+                    if wanted:
+                        raise not_found("checkpoint", wanted)
+                    return dict(EMPTY_STATE)
+                return await self._shown(snapshot, size)
+
+    async def size(self, thread_id: str) -> int:
+        """Return how many bytes a thread's checkpoints take; of those that are not in Redis, what they may take."""
+        saver = self.saver.saver if isinstance(self.saver, PatientSaver) else self.saver
+        if isinstance(saver, RedisSaver):
+            return await saver.asize_of_thread(thread_id)
+        return 0 if saver is None else _UNKNOWN_SIZE
+
+    async def _shown(self, snapshot: StateSnapshot, size: int) -> dict[str, Any]:
+        """A state as LangGraph's API shows it. A large one is encoded beside the event loop."""
+        if size <= _LARGE:
             return state_json(snapshot, show_errors=self._show_errors)
+        async with self._encoding:
+            return await self._lane.run(lambda: state_json(snapshot, show_errors=self._show_errors))
 
     async def values(self, graph_name: str | None, thread_id: str, checkpoint_id: str) -> Any:
         """The values of a thread at a checkpoint; None where it is not there."""
@@ -136,27 +166,30 @@ class States:
         before: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         checkpoint: Mapping[str, Any] | None = None,
-    ) -> list[dict[str, Any]]:
-        """A thread's states, the newest first.
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Iterate over a thread's states, the newest first.
 
         Raises:
             ApiError: 422, the graph cannot be made, or one of the states not be shown.
         """
         if graph_name is None:
-            return []
+            return
         config = config_of(thread_id, checkpoint)
         earlier = None if before is None else config_of(thread_id, before)
         with _reading(graph_name, thread_id):
-            async with self.graph(graph_name, config) as graph:
+            size = await self.size(thread_id)
+            async with self._turns.room(size), self.graph(graph_name, config) as graph:
                 if not isinstance(graph.checkpointer, BaseCheckpointSaver):
-                    return []
+                    return
                 found = graph.aget_state_history(
                     cast("RunnableConfig", config),
                     filter=dict(metadata) if metadata else None,
                     before=cast("RunnableConfig", earlier) if earlier else None,
                     limit=limit,
                 )
-                return [state_json(snapshot, show_errors=self._show_errors) async for snapshot in found]
+                async for snapshot in found:
+                    yield await self._shown(snapshot, size)
+                    await asyncio.sleep(0)  # many are read at once, and others have their turn
 
     async def update(
         self,
@@ -287,12 +320,10 @@ def checkpoint_json(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def state_json(snapshot: StateSnapshot, *, show_errors: bool) -> dict[str, Any]:
-    """A state as LangGraph's API shows it; the messages of exceptions that are not told are left out."""
+    """Return a state as LangGraph's API shows it, its values in pieces; messages of exceptions may be left out."""
     checkpoint, parent = checkpoint_json(snapshot.config), checkpoint_json(snapshot.parent_config)
     state = {
-        "values": snapshot.values,
         "next": snapshot.next,
-        "tasks": [_task(task, show_errors=show_errors) for task in snapshot.tasks],
         "metadata": snapshot.metadata,
         "created_at": snapshot.created_at,
         "checkpoint": checkpoint,
@@ -301,23 +332,25 @@ def state_json(snapshot: StateSnapshot, *, show_errors: bool) -> dict[str, Any]:
         "checkpoint_id": (checkpoint or {}).get("checkpoint_id"),
         "parent_checkpoint_id": (parent or {}).get("checkpoint_id"),
     }
-    shown: dict[str, Any] = from_json(JsonEncoder().encode(state, "state"))
-    return shown
+    tasks = [_task(task, show_errors=show_errors) for task in snapshot.tasks]
+    plain = from_json(JsonEncoder().encode(state, "state"))
+    return {"values": in_pieces(snapshot.values, "state.values"), **plain, "tasks": tasks}
 
 
 def _task(task: PregelTask, *, show_errors: bool) -> dict[str, Any]:
     state = task.state
     error = None if task.error is None else _printed(task.error)
-    return {
+    shown = {
         "id": task.id,
         "name": task.name,
         "path": task.path,
         "error": error if show_errors else told_error(error),
         "interrupts": _interrupts(task.interrupts),
         "checkpoint": checkpoint_json(state) if isinstance(state, dict) else None,
-        "state": state_json(state, show_errors=show_errors) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
+    nested = state_json(state, show_errors=show_errors) if isinstance(state, StateSnapshot) else None
+    return {**from_json(JsonEncoder().encode(shown, "state.tasks")), "state": nested}
 
 
 def _printed(error: object) -> str:

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from runstream import Client, Document, Documents, RunInfo, Status
-from runstream_gateway.access import Allowed, contains
+from runstream_gateway.access import Allowed
+from runstream_gateway.containment import Containment
 from runstream_gateway.copying import copy_state
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso, new_id, now
+from runstream_gateway.lane import Lane
 from runstream_gateway.marks import shown_metadata
 from runstream_gateway.metadata import check_metadata
 from runstream_gateway.removal import BeforeForgetting, delete_runs_of
@@ -22,8 +24,10 @@ from runstream_gateway.told_errors import error_of
 _logger = logging.getLogger("runstream.gateway")
 
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+ThreadKey = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
 _FAILED = (Status.ERROR, Status.TIMEOUT, Status.LOST)
 _AT_ONCE = 20
+_PART_BYTES = 512 * 1024
 _OF_STATE = frozenset(("values", "interrupts", "state_updated_at"))
 _Item = TypeVar("_Item")
 
@@ -38,6 +42,13 @@ class ThreadQuery:
     status: ThreadStatus | None = None
 
 
+class Found(NamedTuple):
+    """A thread that was looked for, and what it is sorted by."""
+
+    thread_id: str
+    key: str
+
+
 class Threads:
     """The threads of the API.
 
@@ -46,6 +57,7 @@ class Threads:
         documents: of the kind `thread`.
         states: knows what they have saved.
         before_forgetting: is told of runs that go.
+        lane: compares what takes long.
         show_errors: tell the messages of all exceptions.
     """
 
@@ -55,9 +67,11 @@ class Threads:
         documents: Documents,
         states: States,
         before_forgetting: BeforeForgetting,
+        lane: Lane,
         *,
         show_errors: bool,
     ) -> None:
+        self._lane = lane
         self._client = client
         self._before_forgetting = before_forgetting
         self._documents = documents
@@ -220,27 +234,65 @@ class Threads:
         finally:
             await self._documents.delete(thread_id)
 
-    async def search(self, query: ThreadQuery, allowed: Allowed) -> list[Document]:
-        """The threads that are looked for, the newest first."""
-        found = [document async for document in self._candidates(query.ids) if _fits(document, query, allowed)]
-        if query.status is None and not query.values:
-            return found
-        fields = [*(["status"] if query.status else []), *(["values"] if query.values else [])]
-        fitting: list[Document] = []
-        for part in _parts(found):
-            views = await self.views(part, fields)
-            fitting += [document for document, view in zip(part, views, strict=True) if _view_fits(view, query)]
-        return fitting
+    async def search(self, query: ThreadQuery, allowed: Allowed, *, sort_by: ThreadKey = "created_at") -> list[Found]:
+        """Return which threads are looked for, the newest first, with what they are to be sorted by.
 
-    async def _candidates(self, ids: Sequence[str] | None) -> AsyncIterator[Document]:
+        Raises:
+            ApiError: 422, that takes too many comparisons.
+        """
+        metadata, values = Containment(query.metadata, "metadata"), Containment(query.values, "values")
+        fields = {
+            *(("status",) if query.status or sort_by == "status" else ()),
+            *(("values",) if query.values else ()),
+            *(("state_updated_at",) if sort_by == "state_updated_at" else ()),
+        }
+        found: list[Found] = []
+        async for part in self._candidates(query.ids):
+            fitting = await self._fitting(part, metadata, allowed)
+            views = await self.views(fitting, fields) if fields else []
+            if query.status is not None:
+                views = [view for view in views if view["status"] == query.status]
+            if values:
+                # Decoding the values is a part of comparing them.
+                views = await self._lane.run(lambda views=views: _with_values(views, values))  # type: ignore[misc] # now
+            if fields:
+                found += [Found(view["thread_id"], str(view[sort_by] or "")) for view in views]
+            else:
+                found += [Found(one.id, one.id if sort_by == "thread_id" else one.data[sort_by]) for one in fitting]
+        return found
+
+    async def _fitting(
+        self, documents: Sequence[Document], metadata: Containment, allowed: Allowed
+    ) -> Sequence[Document]:
+        seen = [document for document in documents if allowed.matches(document.data["metadata"])]
+        if not metadata or not seen:
+            return seen
+
+        def compared() -> Sequence[Document]:
+            return [document for document in seen if metadata.is_in(document.data["metadata"])]
+
+        return compared() if metadata.is_linear else await self._lane.run(compared)
+
+    async def _candidates(self, ids: Sequence[str] | None) -> AsyncIterator[list[Document]]:
         if ids is None:
-            async for document in self._documents.newest_first():
-                yield document
+            async for part in self._documents.parts(part_bytes=_PART_BYTES):
+                yield part
             return
-        for part in _parts(list(dict.fromkeys(ids))):
-            for known in await self._documents.get_many(part):
-                if known is not None:
-                    yield known
+        async for named in self._documents.parts_of(list(dict.fromkeys(ids)), part_bytes=_PART_BYTES):
+            yield [document for document in named if document is not None]
+
+    async def page(
+        self, ids: Sequence[str], fields: Collection[str] | None = None
+    ) -> AsyncIterator[Sequence[dict[str, Any]]]:
+        """Iterate over threads as the API shows them, a few at a time; those that have gone are left out.
+
+        Args:
+            ids: the threads.
+            fields: as for `views`.
+        """
+        async for named in self._documents.parts_of(ids, part_bytes=_PART_BYTES):
+            for part in _parts([document for document in named if document is not None]):
+                yield await self.views(part, fields)
 
     def new_view(self, document: Document) -> dict[str, Any]:
         """A thread that has just been made, which has neither runs nor a state."""
@@ -330,12 +382,5 @@ def _status(active: int, *, failed: bool, state: Mapping[str, Any]) -> ThreadSta
     return "interrupted" if state["next"] else "idle"
 
 
-def _fits(document: Document, query: ThreadQuery, allowed: Allowed) -> bool:
-    metadata = document.data["metadata"]
-    return allowed.matches(metadata) and contains(metadata, query.metadata)
-
-
-def _view_fits(view: Mapping[str, Any], query: ThreadQuery) -> bool:
-    if query.status is not None and view["status"] != query.status:
-        return False
-    return not query.values or contains(view["values"], query.values)
+def _with_values(views: Sequence[dict[str, Any]], values: Containment) -> list[dict[str, Any]]:
+    return [view for view in views if values.is_in(view["values"])]

@@ -136,17 +136,40 @@ class Documents:
 
     async def newest_first(self) -> AsyncIterator[Document]:
         """All documents, by the time of their first write; drops those from the index that have expired."""
+        async for part in self.parts():
+            for document in part:
+                yield document
+
+    async def parts(self, *, part_bytes: int = _PART_BYTES) -> AsyncIterator[list[Document]]:
+        """Iterate over all documents as `newest_first` does, in parts, each of which is read and decoded at once.
+
+        Args:
+            part_bytes: how many bytes of JSON a part has at most, unless it is one document.
+        """
         index = self._keys.documents(self._kind)
         pages = NewestFirst(self._redis, self._call, index, size=_PAGE)
         while names := await pages.page():
-            for part in _parts(names, await self._sizes(names)):
+            for part in _parts(names, await self._sizes(names), part_bytes):
                 found = await self.get_many(part)
                 expired = [name for name, document in zip(part, found, strict=True) if document is None]
                 if expired:
                     await self._call(self._dropping(index, expired))
-                for document in found:
-                    if document is not None:
-                        yield document
+                if there := [document for document in found if document is not None]:
+                    yield there
+
+    async def parts_of(
+        self, document_ids: Sequence[str], *, part_bytes: int = _PART_BYTES
+    ) -> AsyncIterator[list[Document | None]]:
+        """Iterate over documents in the order of their ids, in parts; None for those that are not there.
+
+        Args:
+            document_ids: which.
+            part_bytes: as for `parts`.
+        """
+        for at in range(0, len(document_ids), _PAGE):
+            names = document_ids[at : at + _PAGE]
+            for part in _parts(names, await self._sizes(names), part_bytes):
+                yield await self.get_many(part)
 
     async def _sizes(self, document_ids: Sequence[str]) -> list[int]:
         """How many bytes of JSON each document has; 0 where there is none."""
@@ -174,12 +197,12 @@ class Documents:
         return None if version is None else document._replace(version=version)
 
 
-def _parts(document_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+def _parts(document_ids: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[str]]:
     """What is read at once: not too many documents, and not too much; whose they are is not known before."""
     part: list[str] = []
     total = 0
     for document_id, size in zip(document_ids, sizes, strict=True):
-        if part and (len(part) == _PART or total + size > _PART_BYTES):
+        if part and (len(part) == _PART or total + size > most):
             yield part
             part, total = [], 0
         part.append(document_id)

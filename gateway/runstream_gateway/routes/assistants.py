@@ -26,6 +26,7 @@ from runstream_gateway.assistant_bodies import (
 )
 from runstream_gateway.assistants import Assistant, Settled
 from runstream_gateway.auth.caller import Filter
+from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_views import drawing, schemas, subgraphs
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
@@ -45,14 +46,18 @@ async def search(access: Accessing, body: Annotated[SearchAssistants | None, Bod
     limit, offset = body.limit or 10, body.offset or 0
     value = {**_searched(body), "limit": limit, "offset": offset}
     allowed = await access.to("assistants", "search", value)
-    found = await access.gateway.assistants.search(
-        body.query(value.get("metadata") or {}),
-        allowed,
-        sort_by=body.sort_by or "created_at",
-        descending=body.sort_order != "asc",
-    )
-    page, headers = paged(found, limit, offset)
-    return Json([selected(each.to_json(), body.select) for each in page], headers=headers)
+    async with access.turn():
+        found = await access.gateway.assistants.search(
+            body.query(value.get("metadata") or {}),
+            allowed,
+            sort_by=body.sort_by or "created_at",
+            descending=body.sort_order != "asc",
+        )
+        page, headers = paged(found, limit, offset)
+        answer = BoundedList("assistants", "ask for less at a time (limit, offset), or for fewer fields (select)")
+        async for each in access.gateway.assistants.page(page):
+            answer.add(selected(each.to_json(), body.select))
+    return Json(answer.content, headers=headers)
 
 
 @router.post("/count", response_model=int, summary="Count assistants")
@@ -61,7 +66,8 @@ async def count(access: Accessing, body: Annotated[CountAssistants | None, Body(
     body = body or CountAssistants()
     value = {**_searched(body), "limit": 0, "offset": 0}
     allowed = await access.to("assistants", "search", value)
-    return Json(len(await access.gateway.assistants.search(body.query(value.get("metadata") or {}), allowed)))
+    async with access.turn():
+        return Json(len(await access.gateway.assistants.search(body.query(value.get("metadata") or {}), allowed)))
 
 
 @router.post("", response_model=AssistantShape, summary="Create an assistant")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Path, Request, WebSocket
+from pydantic_core import from_json
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -23,6 +23,7 @@ from runstream_gateway.streaming import TimedStreams
 
 _T = TypeVar("_T")
 _ACCESS: Final = "runstream.access"
+_LONGEST_SHOWN = 60
 
 
 class Access:
@@ -108,6 +109,14 @@ class Access:
         except BaseException:
             await slot.aclose()
             raise
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn to read much, and hold it as long as the block lasts.
+
+        Raises:
+            ApiError: 429, too many of the caller's requests wait for one.
+        """
+        return self.gateway.turns.turn(subject_of(self.caller))
 
     @property
     def streams(self) -> TimedStreams:
@@ -200,15 +209,26 @@ def selected(item: Mapping[str, Any], select: Sequence[str] | None) -> dict[str,
 
 
 def query_list(values: Sequence[str] | None) -> list[str] | None:
-    """A list in a query in any form that clients send: repeated, with commas, as JSON; None if empty."""
+    """A list in a query in any form that clients send: repeated, with commas, as JSON; None if empty.
+
+    Raises:
+        ApiError: 422, it begins as a list in JSON and is none of texts.
+    """
     found: list[str] = []
     for value in values or ():
         if value.startswith("["):
-            try:
-                parsed = json.loads(value)
-            except ValueError:
-                parsed = []
-            found += [str(one) for one in parsed] if isinstance(parsed, list) else []
+            found += _json_list(value)
         else:
             found += [one.strip() for one in value.split(",") if one.strip()]
     return found or None
+
+
+def _json_list(text: str) -> list[str]:
+    try:
+        found = from_json(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+        raise ApiError(422, f"query: {shown!r} must be names with commas between them, or a list of texts in JSON")
+    return found

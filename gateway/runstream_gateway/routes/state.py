@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from runstream import Document
 from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
+from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.errors import ApiError
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, query_list, selected
 from runstream_gateway.routes.strict import StrictRoute
@@ -95,7 +97,8 @@ async def _state(
 
 async def _history(access: Access, thread_id: str, body: HistorySearch) -> Response:
     thread = await _thread(access, thread_id)
-    found = await access.gateway.states.history(
+    answer = BoundedList("states", "ask for less at a time (limit, before), or for fewer fields (select)")
+    found = access.gateway.states.history(
         access.gateway.states.graph_of(thread.data["metadata"]),
         thread.id,
         limit=body.limit,
@@ -103,7 +106,10 @@ async def _history(access: Access, thread_id: str, body: HistorySearch) -> Respo
         metadata=body.metadata,
         checkpoint=_checkpoint(body.checkpoint, None),
     )
-    return Json([_selected(state, body.select) for state in found])
+    async with access.turn(), aclosing(found):
+        async for state in found:
+            await access.gateway.lane.run(lambda state=state: answer.add(_selected(state, body.select)))  # type: ignore[misc] # bound
+    return Json(answer.content)
 
 
 def _selected(state: dict[str, Any], select: Sequence[str] | None) -> dict[str, Any]:

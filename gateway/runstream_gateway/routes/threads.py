@@ -11,6 +11,7 @@ from starlette.responses import Response
 from runstream_gateway.access import Allowed
 from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
+from runstream_gateway.bounded_list import BoundedList, check_paths
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, paged, query_list, selected
@@ -22,7 +23,6 @@ from runstream_gateway.thread_reader import ThreadMode, ThreadReader
 from runstream_gateway.threads import ThreadQuery
 
 router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS, route_class=StrictRoute)
-_COMPUTED_KEYS = ("status", "state_updated_at")
 
 
 @router.post("", response_model=ThreadShape, summary="Create a thread")
@@ -48,19 +48,19 @@ async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()]
 async def search(access: Accessing, body: Annotated[ThreadSearch | None, Body()] = None) -> Response:
     """The threads that fit, the newest first; `X-Pagination-Total` tells how many there are."""
     body = body or ThreadSearch()
+    check_paths(body.extract)
     threads = access.gateway.threads
     metadata, allowed = await _narrowed(access, body)
-    found = await threads.search(ThreadQuery(metadata, body.values or {}, body.ids, body.status), allowed)
-    by_id = {one.id: one for one in found}
-    key = body.sort_by or "created_at"
-    if key in _COMPUTED_KEYS:
-        keys = {view["thread_id"]: view[key] for view in await threads.views(found, [key])}
-    else:
-        keys = {one.id: one.id if key == "thread_id" else one.data[key] for one in found}
-    ids = sorted(by_id, key=lambda one: keys[one] or "", reverse=body.sort_order != "asc")
-    part, headers = paged(ids, body.limit, body.offset)
-    page = await threads.views([by_id[one] for one in part], _fields(body.select, body.extract))
-    return Json([_shown(view, body.select, body.extract) for view in page], headers=headers)
+    query = ThreadQuery(metadata, body.values or {}, body.ids, body.status)
+    async with access.turn():
+        found = await threads.search(query, allowed, sort_by=body.sort_by or "created_at")
+        found.sort(key=lambda one: one.key, reverse=body.sort_order != "asc")
+        part, headers = paged([one.thread_id for one in found], body.limit, body.offset)
+        answer = BoundedList("threads", "ask for less at a time (limit, offset), or for fewer fields (select)")
+        async for views in threads.page(part, _fields(body.select, body.extract)):
+            # Extracting decodes, and what is large takes long to encode.
+            await access.gateway.lane.run(lambda views=views: _add(answer, views, body))  # type: ignore[misc] # bound now
+    return Json(answer.content, headers=headers)
 
 
 @router.post("/count", response_model=int, summary="Count threads")
@@ -69,7 +69,8 @@ async def count(access: Accessing, body: Annotated[ThreadCount | None, Body()] =
     body = body or ThreadCount()
     metadata, allowed = await _narrowed(access, body)
     query = ThreadQuery(metadata, body.values or {}, None, body.status)
-    return Json(len(await access.gateway.threads.search(query, allowed)))
+    async with access.turn():
+        return Json(len(await access.gateway.threads.search(query, allowed)))
 
 
 @router.post(
@@ -208,18 +209,10 @@ async def thread_access(access: Access, thread_id: str, action: Action, **value:
     return thread_id, await access.to("threads", action, {"thread_id": thread_id, **value})
 
 
-def _shown(view: Mapping[str, Any], select: Sequence[str] | None, extract: Mapping[str, str] | None) -> dict[str, Any]:
-    shown = selected(view, select)
-    if extract:
-        shown["extracted"] = {name: _at(view, path) for name, path in extract.items()}
-    return shown
-
-
-def _at(value: Any, path: str) -> Any:
-    """What lies at a path such as `values.messages[-1].content`; None where nothing does."""
-    for name in path.replace("[", ".[").split("."):
-        try:
-            value = value[int(name[1:-1])] if name.startswith("[") else value[name]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return None
-    return value
+def _add(answer: BoundedList, views: Sequence[Mapping[str, Any]], body: ThreadSearch) -> None:
+    """Add threads to an answer as they were asked for."""
+    for view in views:
+        shown = selected(view, body.select)
+        if body.extract:
+            shown["extracted"] = answer.extracted(view, body.extract)
+        answer.add(shown)

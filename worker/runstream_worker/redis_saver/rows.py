@@ -156,6 +156,11 @@ class Loaded(NamedTuple):
     writes: list[bytes]
     has_parent: int
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self.row) + sum(map(len, self.values)) + sum(map(len, self.writes))
+
     def read(self, serde: SerializerProtocol, thread_id: str) -> CheckpointTuple:
         """As LangGraph wants it."""
         place, row = Place.of(self.name), Row(self.row)

@@ -31,6 +31,7 @@ from runstream.request import check_thread_id
 from runstream_worker.redis_saver.fence import Fence
 from runstream_worker.redis_saver.pieces import Cut, Sending, cut
 from runstream_worker.redis_saver.rows import (
+    Loaded,
     Place,
     Row,
     dump_cut,
@@ -46,6 +47,9 @@ from runstream_worker.strict_serializer import ClassName, StrictSerializer
 
 DEFAULT_TTL = 30 * 24 * 3600.0
 _PAGE = 50
+_LARGE = 128 * 1024
+"""Bytes of a checkpoint from which on it is decoded in a thread."""
+_LOADED_AT_ONCE = 1024 * 1024
 _PATIENCE = 30.0
 _ANSWER_WITHIN = 5.0
 _T = TypeVar("_T")
@@ -91,6 +95,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         self._fenced = fenced
         self._is_patient = patience != 0
         self._store = Store(redis, keys, ttl=ttl, own_thread_ttl=own_thread_ttl or ttl, patience=patience)
+        self._decoding = asyncio.Semaphore(1)
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -133,7 +138,14 @@ class RedisSaver(BaseCheckpointSaver[str]):
         thread_id = _thread_id(config)
         place = Place.of_config(config)
         found = await self._store.load(thread_id, [place.name])
-        return found[0].read(self.serde, thread_id) if found else None
+        return await self._read(found[0], thread_id) if found else None
+
+    async def _read(self, loaded: Loaded, thread_id: str) -> CheckpointTuple:
+        """Decode a checkpoint. A large one is decoded in a thread: each of its messages is made by Python's code."""
+        if loaded.size <= _LARGE:
+            return loaded.read(self.serde, thread_id)
+        async with self._decoding:
+            return await asyncio.to_thread(loaded.read, self.serde, thread_id)
 
     async def alist(
         self,
@@ -148,11 +160,22 @@ class RedisSaver(BaseCheckpointSaver[str]):
         for thread_id in [_thread_id(config)] if config else await self._store.threads():
             async for names in self._pages(thread_id, config, before, left if not filter else None):
                 kept = await self._matching(thread_id, names, filter)
-                for found in await self._store.load(thread_id, kept[:left]):
-                    yield found.read(self.serde, thread_id)
+                async for found in self._loaded(thread_id, kept[:left]):
+                    yield await self._read(found, thread_id)
                     left = None if left is None else left - 1
                 if left == 0:
                     return
+
+    async def _loaded(self, thread_id: str, names: Sequence[bytes]) -> AsyncIterator[Loaded]:
+        """Load checkpoints, as many at once as fit into a few megabytes, going by those before."""
+        at, count = 0, 1
+        while at < len(names):
+            loaded = await self._store.load(thread_id, names[at : at + count])
+            for found in loaded:
+                yield found
+            at += count
+            size = max((found.size for found in loaded), default=1)
+            count = min(2 * count, max(1, _LOADED_AT_ONCE // max(1, size)))
 
     async def _pages(
         self, thread_id: str, config: RunnableConfig | None, before: RunnableConfig | None, limit: int | None
