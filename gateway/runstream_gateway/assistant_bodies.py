@@ -97,7 +97,7 @@ class SearchAssistants(CountAssistants):
     offset: int | None = Field(default=0, strict=True, ge=0)
     sort_by: SortKey | None = "created_at"
     sort_order: SortOrder | None = "desc"
-    select: list[Fields] | None = Field(default=None, description="Only these fields.")
+    select: list[Fields] | None = Field(default=None, max_length=100, description="Only these fields.")
 
 
 class SearchVersions(_Filter):

@@ -12,6 +12,10 @@ from runstream_gateway.metadata import Metadata
 
 SortOrder = Literal["asc", "desc"]
 Strategy = Literal["enqueue", "reject", "interrupt", "rollback"]
+_MOST_NAMES = 1_000
+_MOST_STEPS = 1_000
+"""Each is a checkpoint that is written."""
+_MOST_MODES = 50
 _MOST_FEEDBACK_KEYS = 50
 _LONGEST_FEEDBACK_KEY = 200
 
@@ -31,6 +35,7 @@ def _fit_for_a_link(key: str) -> str:
     return key
 
 
+Names = Annotated[list[str], Field(max_length=_MOST_NAMES)]
 FeedbackKey = Annotated[str, AfterValidator(_fit_for_a_link)]
 
 
@@ -60,11 +65,11 @@ class StatelessRunCreate(Body):
     config: dict[str, Any] | None = None
     context: Any = None
     metadata: Metadata | None = None
-    stream_mode: list[ApiMode] = ["values"]
+    stream_mode: Annotated[list[ApiMode], Field(max_length=_MOST_MODES)] = ["values"]
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = Field(default=None, description="Every run is, so this changes nothing.")
-    interrupt_before: Literal["*"] | list[str] | None = None
-    interrupt_after: Literal["*"] | list[str] | None = None
+    interrupt_before: Literal["*"] | Names | None = None
+    interrupt_after: Literal["*"] | Names | None = None
     feedback_keys: list[FeedbackKey] | None = Field(default=None, max_length=_MOST_FEEDBACK_KEYS)
     webhook: str | None = Field(default=None, description="A URL that is told when the run has ended.")
     on_disconnect: Literal["cancel", "continue"] | None = None
@@ -100,7 +105,7 @@ class Update(Body):
 class Superstep(Body):
     """A step of a thread that was elsewhere before."""
 
-    updates: list[Update] = []
+    updates: Annotated[list[Update], Field(max_length=_MOST_STEPS)] = []
 
 
 class ThreadCreate(Body):
@@ -110,7 +115,9 @@ class ThreadCreate(Body):
     metadata: Metadata | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     supersteps: list[Superstep] | None = Field(
-        default=None, description="The states that it had elsewhere; `metadata.graph_id` says of which graph."
+        default=None,
+        max_length=_MOST_STEPS,
+        description="The states that it had elsewhere; `metadata.graph_id` says of which graph.",
     )
     ttl: Any = None
 
@@ -127,13 +134,13 @@ class ThreadSearch(Body):
 
     metadata: dict[str, Any] | None = None
     values: dict[str, Any] | None = None
-    ids: list[str] | None = None
+    ids: Names | None = None
     status: Literal["idle", "busy", "interrupted", "error"] | None = None
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0)
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
     sort_order: SortOrder | None = None
-    select: list[str] | None = None
+    select: Names | None = None
     extract: dict[str, str] | None = None
 
     @field_validator("limit", "offset", mode="before")
@@ -153,7 +160,7 @@ class ThreadCount(Body):
 class ThreadPrune(Body):
     """Threads to be removed, or of which the last state is to be kept only."""
 
-    thread_ids: list[str]
+    thread_ids: Names
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
@@ -162,13 +169,13 @@ class StateAt(Body):
 
     checkpoint: Checkpoint
     subgraphs: bool | None = None
-    select: list[str] | None = None
+    select: Names | None = None
 
 
 class StateUpdate(Body):
     """An update of a thread's state."""
 
-    values: dict[str, Any] | list[dict[str, Any]] | None = None
+    values: dict[str, Any] | Annotated[list[dict[str, Any]], Field(max_length=_MOST_STEPS)] | None = None
     as_node: str | None = None
     checkpoint: Checkpoint | None = None
     checkpoint_id: str | None = None
@@ -181,7 +188,7 @@ class HistorySearch(Body):
     before: str | dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None
-    select: list[str] | None = None
+    select: Names | None = None
 
     @field_validator("limit", mode="before")
     @classmethod
@@ -194,4 +201,4 @@ class CancelMany(Body):
 
     status: Literal["pending", "running", "all"] | None = None
     thread_id: str | None = None
-    run_ids: list[str] | None = None
+    run_ids: Names | None = None

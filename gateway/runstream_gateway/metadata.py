@@ -15,14 +15,18 @@ METADATA_MAX: Final = 64_000
 """Bytes of JSON."""
 
 
-def check_metadata(metadata: Mapping[str, Any]) -> None:
+def check_metadata(metadata: Mapping[str, Any], field: str = "metadata") -> None:
     """Check that metadata is not too large, with what it is merged into.
+
+    Args:
+        metadata: all of it.
+        field: what the request calls it.
 
     Raises:
         ApiError: 422, it is.
     """
     if problem := _problem(metadata):
-        raise ApiError(422, f"metadata: {problem}")
+        raise ApiError(422, f"{field}: {problem}")
 
 
 def _small(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,10 +18,12 @@ from runstream.model import StopAction
 from runstream.request import PreparedRun, RunRequest
 from runstream.tasks import cancel
 from runstream_gateway.access import Allowed
+from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.endings import ended, is_rolled_back, stop_and_wait
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
 from runstream_gateway.marks import ApiMode, Marks, shown_config, shown_metadata
+from runstream_gateway.pacing import paced
 from runstream_gateway.reader import Beginning, Links, Reader
 from runstream_gateway.removal import BeforeForgetting, delete_run
 from runstream_gateway.states import States
@@ -41,6 +43,8 @@ _STATUSES: dict[Status, RunStatus] = {
     Status.INTERRUPTED: "interrupted",
 }
 _PAGE = 100
+_AT_ONCE = 20
+_PART_BYTES = 512 * 1024
 _CANCELLED = "cancelled"
 _FORGOTTEN_AFTER = 10.0
 _logger = logging.getLogger("runstream.gateway")
@@ -167,27 +171,59 @@ class Runs:
 
     async def view(self, info: RunInfo) -> dict[str, Any]:
         """A run as the API shows it."""
-        return (await self.views([info]))[0]
+        return (await self._with_requests([info]))[0]
 
-    async def views(self, infos: Sequence[RunInfo], *, kwargs: bool = True) -> list[dict[str, Any]]:
-        """Runs as the API shows them; `kwargs` says whether what they were asked for with is wanted, too."""
-        requests: Sequence[RunRequest | None] = [None] * len(infos)
-        if kwargs:
-            requests = await self._client.requests(info.run_id for info in infos)
+    async def views(
+        self, infos: Sequence[RunInfo], answer: BoundedList, *, kwargs: bool = True
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Iterate over runs as the API shows them.
+
+        Args:
+            infos: the runs.
+            answer: what they are to become a part of.
+            kwargs: whether what they were asked for with is wanted, too.
+
+        Raises:
+            ApiError: 422, that would be too large an answer.
+        """
+        if not kwargs:
+            for info in infos:
+                yield run_json(info, None)
+            return
+        sizes = await self._client.request_sizes(info.run_id for info in infos)
+        part: list[RunInfo] = []
+        total = 0
+        for info, size in zip(infos, sizes, strict=True):
+            answer.check(size)
+            if part and (len(part) == _AT_ONCE or total + size > _PART_BYTES):
+                for view in await self._with_requests(part):
+                    yield view
+                part, total = [], 0
+            part.append(info)
+            total += size
+        for view in await self._with_requests(part):
+            yield view
+
+    async def _with_requests(self, infos: Sequence[RunInfo]) -> list[dict[str, Any]]:
+        requests = await self._client.requests(info.run_id for info in infos)
         return [run_json(info, request) for info, request in zip(infos, requests, strict=True)]
 
-    async def of_thread(self, thread_id: str, status: str | None = None) -> list[RunInfo]:
-        """The runs of a thread, the newest first."""
-        return [
-            info
-            async for info in self._client.thread_runs(thread_id)
-            if not is_rolled_back(info) and (status is None or api_status(info.status) == status)
-        ]
+    async def of_thread(self, thread_id: str, status: str | None = None, *, most: int) -> list[RunInfo]:
+        """The runs of a thread, the newest first; `most` of them at most."""
+        found: list[RunInfo] = []
+        async for info in paced(self._client.thread_runs(thread_id)):
+            if not is_rolled_back(info) and (status is None or api_status(info.status) == status):
+                found.append(info)
+                if len(found) == most:
+                    break
+        return found
 
     async def unended(self, statuses: Sequence[str], allowed: Allowed) -> list[RunInfo]:
         """All runs in one of these states (`pending`, `running`) that the caller may see."""
         wanted = {status for status, name in _STATUSES.items() if name in statuses}
-        return await self._visible([info async for info in self._client.all_runs() if info.status in wanted], allowed)
+        return await self._visible(
+            [info async for info in paced(self._client.all_runs()) if info.status in wanted], allowed
+        )
 
     async def newest(self, limit: int, allowed: Allowed) -> list[RunInfo]:
         """The newest runs that the caller may see."""
@@ -195,7 +231,7 @@ class Runs:
         page: list[RunInfo] = []
         # Their threads are asked for together: by `limit`, that would be a call for each run of somebody else.
         size = max(limit, _PAGE)
-        async for info in self._client.all_runs():
+        async for info in paced(self._client.all_runs()):
             if is_rolled_back(info):
                 continue
             page.append(info)
@@ -216,11 +252,21 @@ class Runs:
         # Who may see what has no metadata at all may see everything; the threads need not be asked.
         if allowed.matches({}):
             return found
-        threads = await self._threads.get_many([info.thread_id for info in found])
+        ids = list(dict.fromkeys(info.thread_id for info in found))
+        seen: set[str] = set()
+        unknown: set[str] = set()
+        at = 0
+        async for part in self._threads.parts_of(ids, part_bytes=_PART_BYTES):
+            for thread in part:
+                if thread is None:
+                    unknown.add(ids[at])
+                elif allowed.matches(thread.data["metadata"]):
+                    seen.add(thread.id)
+                at += 1
         return [
             info
-            for info, thread in zip(found, threads, strict=True)
-            if allowed.matches(shown_metadata(info.metadata) if thread is None else thread.data["metadata"])
+            for info in found
+            if info.thread_id in seen or (info.thread_id in unknown and allowed.matches(shown_metadata(info.metadata)))
         ]
 
     def reader(

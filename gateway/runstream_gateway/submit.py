@@ -13,6 +13,7 @@ from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, Stateles
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_config import GraphConfig, object_in, of_caller
 from runstream_gateway.marks import MARKS, Marks, pregel_modes
+from runstream_gateway.metadata import check_metadata
 
 _PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
 
@@ -100,6 +101,7 @@ def _goto(goto: Any) -> Any:
 def _metadata(what: Submission) -> dict[str, Any]:
     thread = {} if what.thread is None else what.thread.data["metadata"]
     of_config = object_in(what.body.config or {}, "metadata")
+    check_metadata(of_config, "config.metadata")
     merged = of_caller({**what.assistant.metadata, **thread, **of_config, **what.metadata})
     return {**merged, "assistant_id": what.assistant.assistant_id, "graph_id": what.assistant.graph_id}
 

@@ -586,6 +586,13 @@ class Client:
         found = await self._records.requests([check_run_id(run_id) for run_id in run_ids])
         return [None if kept is None else request_of(kept) for kept in found]
 
+    async def request_sizes(self, run_ids: Iterable[str]) -> list[int]:
+        """Return how many bytes of JSON the requests of these runs have, in the order of their ids, in one round trip.
+
+        It is 0 for a run that does not exist, or has expired.
+        """
+        return await self._records.request_sizes([check_run_id(run_id) for run_id in run_ids])
+
     async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
         """The newest runs, the newest first.
 

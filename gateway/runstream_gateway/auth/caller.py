@@ -130,7 +130,13 @@ def _holds(key: str, wanted: Any, metadata: Mapping[str, Any]) -> bool:
     if operator == "$eq":
         return bool(found == value)
     values = value if isinstance(value, list) else [value]
-    return isinstance(found, list) and all(one in found for one in values)
+    return isinstance(found, list) and _has_all(found, values)
+
+
+def _has_all(found: list[Any], values: list[Any]) -> bool:
+    """Whether all of these are in a list. Texts and numbers are looked up, so that long lists are no product."""
+    plain = {one for one in found if not isinstance(one, dict | list)}
+    return all(one in found if isinstance(one, dict | list) else one in plain for one in values)
 
 
 def _check(conditions: Any, depth: int) -> None:

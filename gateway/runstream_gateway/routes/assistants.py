@@ -117,7 +117,8 @@ async def versions(
     """The versions of an assistant, the newest first; the last 100 are kept."""
     body = body or SearchVersions()
     allowed = await _may_read(access, assistant_id)
-    found = await access.gateway.assistants.versions(assistant_id, allowed, body.metadata or {})
+    async with access.turn():
+        found = await access.gateway.assistants.versions(assistant_id, allowed, body.metadata or {})
     page, headers = paged(found, body.limit or 10, body.offset or 0)
     return Json([each.to_json() for each in page], headers=headers)
 
@@ -134,7 +135,7 @@ async def set_latest(assistant_id: str, body: SetLatest, access: Accessing) -> R
 async def get_schemas(assistant_id: str, access: Accessing) -> Response:
     """JSON schemas of input, output, state, config and context."""
     assistant = await _read(access, assistant_id)
-    async with _opened(access, assistant) as graph:
+    async with access.turn(), _opened(access, assistant) as graph:
         return Json({"graph_id": assistant.graph_id, **await schemas(graph)})
 
 
@@ -142,7 +143,7 @@ async def get_schemas(assistant_id: str, access: Accessing) -> Response:
 async def get_graph(assistant_id: str, access: Accessing, xray: Xray = "false") -> Response:
     """The nodes and edges."""
     assistant = await _read(access, assistant_id)
-    async with _opened(access, assistant) as graph:
+    async with access.turn(), _opened(access, assistant) as graph:
         return Json(await drawing(graph, int(xray) if xray.isdigit() else xray.lower() == "true"))
 
 
@@ -152,7 +153,7 @@ async def get_graph(assistant_id: str, access: Accessing, xray: Xray = "false") 
 async def get_subgraphs(assistant_id: str, access: Accessing, recurse: bool = False) -> Response:
     """The schemas of the subgraphs by their namespaces."""
     assistant = await _read(access, assistant_id)
-    async with _opened(access, assistant) as graph:
+    async with access.turn(), _opened(access, assistant) as graph:
         return Json(await subgraphs(graph, None, recurse=recurse))
 
 
@@ -164,7 +165,7 @@ async def get_subgraphs(assistant_id: str, access: Accessing, recurse: bool = Fa
 async def get_subgraph(assistant_id: str, namespace: str, access: Accessing, recurse: bool = False) -> Response:
     """The schemas of the subgraph with this namespace, such as `parent|child`; an empty object where there is none."""
     assistant = await _read(access, assistant_id)
-    async with _opened(access, assistant) as graph:
+    async with access.turn(), _opened(access, assistant) as graph:
         return Json(await subgraphs(graph, namespace, recurse=recurse))
 
 

@@ -51,6 +51,9 @@ _HEADERS: Final = {
     "cache-control": "no-cache",
 }
 _LONGEST_TITLE: Final = 200
+# A page of titles must not read a page of inputs of any size.
+_LARGE_REQUEST: Final = 256 * 1024
+_LARGE_TITLE: Final = "(a large input)"
 # Each takes a connection of those that all requests share.
 _TITLES_AT_ONCE: Final = 8
 
@@ -78,7 +81,8 @@ async def static(name: str) -> Response:
 async def runs(access: Accessing, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """The newest runs of all that the caller may see."""
     allowed = await access.to("threads", "search", {})
-    found = await access.gateway.runs.newest(limit, allowed)
+    async with access.turn():
+        found = await access.gateway.runs.newest(limit, allowed)
     return Json([_run_json(access, info) for info in found])
 
 
@@ -88,9 +92,11 @@ async def titles(access: Accessing, run_id: Annotated[list[str], Query(max_lengt
     allowed = await access.to("threads", "search", {})
     gateway = access.gateway
     found = await gateway.runs.seen([check_uuid(each, "run_id") for each in run_id], allowed)
-    told: dict[str, str] = {}
-    for start in range(0, len(found), _TITLES_AT_ONCE):
-        ids = [info.run_id for info in found[start : start + _TITLES_AT_ONCE]]
+    sizes = await gateway.client.request_sizes(info.run_id for info in found)
+    told = {info.run_id: _LARGE_TITLE for info, size in zip(found, sizes, strict=True) if size > _LARGE_REQUEST}
+    small = [info.run_id for info in found if info.run_id not in told]
+    for start in range(0, len(small), _TITLES_AT_ONCE):
+        ids = small[start : start + _TITLES_AT_ONCE]
         requests = await asyncio.gather(*(_request(gateway.client, each) for each in ids))
         told |= {each: _title(request) for each, request in zip(ids, requests, strict=True)}
     return Json(told)

@@ -26,6 +26,8 @@ from runstream_gateway.webhooks.sharing import owner_key
 
 _TOLD_WITHIN = 3600.0
 _THREAD_TOLD_WITHIN = 2.0
+_BATCH_SIZE = 2
+"""How many of the largest bodies the runs of a batch may come to."""
 _NOT_FOUND = "Thread or assistant not found."
 
 _logger = logging.getLogger("runstream.gateway")
@@ -108,7 +110,19 @@ async def create_many(access: Access, bodies: Sequence[StatelessRunCreate], requ
         ApiError: as of one; 429.
     """
     checked: set[str] = set()
-    return await _enqueued(access, [await _stateless(access, body, request, checked) for body in bodies])
+    plans: list[_Plan] = []
+    left = most = _BATCH_SIZE * access.gateway.settings.max_body_bytes
+    for body in bodies:
+        plans.append(await _stateless(access, body, request, checked))
+        left -= len(plans[-1].prepared.request_json)
+        if left < 0:
+            raise ApiError(
+                422,
+                f"batch: with what their assistants add, the first {len(plans)} runs have more than {most:,} bytes; "
+                "send fewer at once",
+            )
+        await asyncio.sleep(0)  # a batch is prepared run by run, between other requests
+    return await _enqueued(access, plans)
 
 
 async def create_stateless(access: Access, body: StatelessRunCreate, request: Request) -> Created:

@@ -10,8 +10,10 @@ from starlette.responses import Response
 from runstream import RunInfo
 from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import CancelMany, RunCreate
+from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.errors import ApiError
 from runstream_gateway.ids import check_uuid
+from runstream_gateway.pacing import paced
 from runstream_gateway.routes.answers import (
     awaited,
     check_words,
@@ -81,11 +83,14 @@ async def list_runs(
 ) -> Response:
     """The runs of a thread, the newest first."""
     await _thread(access, thread_id, "read")
-    found = await access.gateway.runs.of_thread(check_uuid(thread_id, "thread_id"), status)
     wanted = query_list(select)
-    is_asked = wanted is None or "kwargs" in wanted
-    views = await access.gateway.runs.views(found[offset : offset + limit], kwargs=is_asked)
-    return Json([selected(view, wanted) for view in views])
+    answer = BoundedList("runs", "ask for less at a time (limit, offset), or without kwargs (select)")
+    async with access.turn():
+        runs = access.gateway.runs
+        found = await runs.of_thread(check_uuid(thread_id, "thread_id"), status, most=offset + limit)
+        async for view in paced(runs.views(found[offset:], answer, kwargs=wanted is None or "kwargs" in wanted)):
+            answer.add(selected(view, wanted))
+    return Json(answer.content)
 
 
 @router.get("/{run_id}", response_model=RunShape, summary="Get a run")
@@ -188,7 +193,8 @@ async def _chosen(access: Access, body: CancelMany) -> list[RunInfo]:
         return [info for info in found if not info.status.ended]
     allowed = await access.to("threads", "update", {})
     statuses = ("pending", "running") if body.status == "all" else (body.status,)
-    return await access.gateway.runs.unended(statuses, allowed)
+    async with access.turn():
+        return await access.gateway.runs.unended(statuses, allowed)
 
 
 async def find(access: Access, thread_id: str, run_id: str, action: Action, *actions: Action) -> RunInfo:
