@@ -10,7 +10,6 @@ from operator import methodcaller
 from typing import Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from langchain_core.utils.pydantic import create_model_v2
-from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import from_json
@@ -54,7 +53,8 @@ async def drawing(graph: Graph, xray: int | bool) -> dict[str, Any]:
         ApiError: 422, the graph is of a kind that cannot be drawn.
     """
     try:
-        drawn = await _drawn(graph, xray)
+        # In a thread: of a large graph it takes longer than streams may stand still.
+        drawn = (await asyncio.to_thread(graph.get_graph, xray=xray)).to_json()
     except NotImplementedError:
         raise ApiError(422, "this graph cannot be drawn") from None
     for node in drawn["nodes"]:
@@ -62,13 +62,6 @@ async def drawing(graph: Graph, xray: int | bool) -> dict[str, Any]:
             node["data"].pop("id", None)  # where the node's class is, which is nobody's business
     plain: dict[str, Any] = from_json(JsonEncoder().encode(drawn, "graph"))
     return plain
-
-
-async def _drawn(graph: Graph, xray: int | bool) -> dict[str, Any]:
-    """Draw a graph; one that is here in a thread, for that takes long if it is large."""
-    if not isinstance(graph, Pregel):
-        return (await graph.aget_graph(xray=xray)).to_json()
-    return (await asyncio.to_thread(graph.get_graph, xray=xray)).to_json()
 
 
 async def subgraphs(graph: Graph, namespace: str | None, *, recurse: bool) -> dict[str, dict[str, Schema | None]]:

@@ -18,10 +18,10 @@ from runstream.model import StopAction
 from runstream.request import PreparedRun, RunRequest
 from runstream.tasks import cancel
 from runstream_gateway.access import Allowed
-from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.endings import ended, is_rolled_back, stop_and_wait
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import iso
+from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.marks import ApiMode, Marks, shown_config, shown_metadata
 from runstream_gateway.pacing import paced
 from runstream_gateway.reader import Beginning, Links, Reader
@@ -43,7 +43,7 @@ _STATUSES: dict[Status, RunStatus] = {
     Status.INTERRUPTED: "interrupted",
 }
 _PAGE = 100
-_AT_ONCE = 20
+_AT_ONCE = 4
 _PART_BYTES = 512 * 1024
 _CANCELLED = "cancelled"
 _FORGOTTEN_AFTER = 10.0
@@ -173,36 +173,25 @@ class Runs:
         """A run as the API shows it."""
         return (await self._with_requests([info]))[0]
 
-    async def views(
-        self, infos: Sequence[RunInfo], answer: BoundedList, *, kwargs: bool = True
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def views(self, infos: Sequence[RunInfo], *, kwargs: bool = True) -> AsyncIterator[dict[str, Any]]:
         """Iterate over runs as the API shows them.
 
         Args:
             infos: the runs.
-            answer: what they are to become a part of.
             kwargs: whether what they were asked for with is wanted, too.
-
-        Raises:
-            ApiError: 422, that would be too large an answer.
         """
         if not kwargs:
             for info in infos:
                 yield run_json(info, None)
             return
-        sizes = await self._client.request_sizes(info.run_id for info in infos)
-        part: list[RunInfo] = []
-        total = 0
-        for info, size in zip(infos, sizes, strict=True):
-            answer.check(size)
-            if part and (len(part) == _AT_ONCE or total + size > _PART_BYTES):
-                for view in await self._with_requests(part):
-                    yield view
-                part, total = [], 0
-            part.append(info)
-            total += size
-        for view in await self._with_requests(part):
-            yield view
+        at, count = 0, 1
+        while at < len(infos):
+            views = await self._with_requests(infos[at : at + count])
+            for view in views:
+                yield view
+            at += count
+            # What a request takes is known when it is there: of those that may be large few are read at once.
+            count = _AT_ONCE if max(len(dumps(view)) for view in views) <= _PART_BYTES // _AT_ONCE else 1
 
     async def _with_requests(self, infos: Sequence[RunInfo]) -> list[dict[str, Any]]:
         requests = await self._client.requests(info.run_id for info in infos)
@@ -256,7 +245,7 @@ class Runs:
         seen: set[str] = set()
         unknown: set[str] = set()
         at = 0
-        async for part in self._threads.parts_of(ids, part_bytes=_PART_BYTES):
+        async for part in self._threads.parts_of(ids, part_bytes=_PART_BYTES, part_length=_PAGE):
             for thread in part:
                 if thread is None:
                     unknown.add(ids[at])

@@ -158,17 +158,18 @@ class Documents:
                     yield there
 
     async def parts_of(
-        self, document_ids: Sequence[str], *, part_bytes: int = _PART_BYTES
+        self, document_ids: Sequence[str], *, part_bytes: int = _PART_BYTES, part_length: int = _PART
     ) -> AsyncIterator[list[Document | None]]:
         """Iterate over documents in the order of their ids, in parts; None for those that are not there.
 
         Args:
             document_ids: which.
             part_bytes: as for `parts`.
+            part_length: how many documents a part has at most.
         """
         for at in range(0, len(document_ids), _PAGE):
             names = document_ids[at : at + _PAGE]
-            for part in _parts(names, await self._sizes(names), part_bytes):
+            for part in _parts(names, await self._sizes(names), part_bytes, part_length):
                 yield await self.get_many(part)
 
     async def _sizes(self, document_ids: Sequence[str]) -> list[int]:
@@ -197,12 +198,14 @@ class Documents:
         return None if version is None else document._replace(version=version)
 
 
-def _parts(document_ids: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[str]]:
+def _parts(
+    document_ids: Sequence[str], sizes: Sequence[int], part_bytes: int, part_length: int = _PART
+) -> Iterator[list[str]]:
     """What is read at once: not too many documents, and not too much; whose they are is not known before."""
     part: list[str] = []
     total = 0
     for document_id, size in zip(document_ids, sizes, strict=True):
-        if part and (len(part) == _PART or total + size > most):
+        if part and (len(part) == part_length or total + size > part_bytes):
             yield part
             part, total = [], 0
         part.append(document_id)

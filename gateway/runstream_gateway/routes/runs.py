@@ -88,7 +88,7 @@ async def list_runs(
     async with access.turn():
         runs = access.gateway.runs
         found = await runs.of_thread(check_uuid(thread_id, "thread_id"), status, most=offset + limit)
-        async for view in paced(runs.views(found[offset:], answer, kwargs=wanted is None or "kwargs" in wanted)):
+        async for view in paced(runs.views(found[offset:], kwargs=wanted is None or "kwargs" in wanted)):
             answer.add(selected(view, wanted))
     return Json(answer.content)
 
