@@ -22,6 +22,7 @@ from runstream import (
     ThreadBusy,
     __version__,
 )
+from runstream.faults import reason_of
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError, one_line
 from runstream_gateway.incoming import BodyBudget
@@ -165,4 +166,4 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 async def _redis_unavailable(_: Request, error: Exception) -> Response:
     _logger.warning("Redis refuses or is away: %s", error)
-    return Json({"detail": "Redis cannot be reached"}, status_code=503, headers={"retry-after": "1"})
+    return Json({"detail": reason_of(error)}, status_code=503, headers={"retry-after": "1"})

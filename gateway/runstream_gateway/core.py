@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk import Auth
+from redis.exceptions import RedisError
 
 from runstream import Client, ClientSettings, InvalidRequest
 from runstream.apikeys import ApiKeys
@@ -20,6 +21,7 @@ from runstream_gateway.auth.handlers import HandlersGuard
 from runstream_gateway.auth.keys import KeysGuard
 from runstream_gateway.auth.limits import Limiter
 from runstream_gateway.auth.tokens import GuardKind, ReadTokens, TokenGuard
+from runstream_gateway.evictions import Evictions
 from runstream_gateway.feedback import Feedback
 from runstream_gateway.ids import new_id
 from runstream_gateway.lane import Lane
@@ -57,6 +59,7 @@ class Gateway:
         courier: tells others of the ends of runs.
         streams: those that are open in this process.
         lane: computes what would hold the event loop up; `turns` are for requests that read much.
+        evictions: whether Redis has thrown keys away lately.
     """
 
     settings: GatewaySettings
@@ -74,6 +77,7 @@ class Gateway:
     streams: OpenStreams = field(default_factory=OpenStreams)
     lane: Lane = field(default_factory=Lane)
     turns: Turns = field(default_factory=Turns)
+    evictions: Evictions = field(default_factory=Evictions)
 
 
 @asynccontextmanager
@@ -126,6 +130,7 @@ async def open_gateway(
         runs = Runs(client, documents, states, before_forgetting, show_errors=settings.show_errors)
         stack.push_async_callback(runs.aclose)
         limiter = await stack.enter_async_context(Limiter(client.quotas))
+        evictions = await _looked_at_eviction(client)
         yield Gateway(
             settings=settings,
             client=client,
@@ -141,7 +146,20 @@ async def open_gateway(
             lane=lane,
             turns=turns,
             courier=await _courier(stack, settings, client, deliveries, payloads),
+            evictions=evictions,
         )
+
+
+async def _looked_at_eviction(client: Client) -> Evictions:
+    """Warn of a Redis that may throw keys away; what is to come is counted from here. One that is away says nothing."""
+    evictions = Evictions()
+    with suppress(RedisError):
+        eviction = await client.eviction()
+        if eviction is not None:
+            evictions.is_recent(eviction)
+            if eviction.warning is not None:
+                logger.warning("%s", eviction.warning)
+    return evictions
 
 
 async def _saver(stack: AsyncExitStack, settings: GatewaySettings) -> BaseCheckpointSaver[Any] | None:

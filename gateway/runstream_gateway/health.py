@@ -7,6 +7,10 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from redis.exceptions import RedisError
+
+from runstream.eviction import Eviction
+from runstream.faults import reason_of
 from runstream_gateway.core import Gateway
 
 _logger = logging.getLogger("runstream.gateway")
@@ -20,20 +24,34 @@ _NO_THREAD: Final = {"configurable": {"thread_id": "runstream-health", "checkpoi
 async def health(gateway: Gateway) -> dict[str, dict[str, Any]]:
     """How Redis, the checkpoints' database and the workers are, all asked at once."""
     redis, checkpointer, workers = await asyncio.gather(
-        _tried("redis", gateway.client.ping()),
+        _tried("redis", _redis(gateway)),
         _tried("checkpointer", _read(gateway)),
         _tried("workers", gateway.client.workers()),
     )
     live = len(workers.pop("answer") or ())
     if workers["ok"] and not live:
         workers = {"ok": False, "detail": "there is none; runs wait until there is"}
-    for part in (redis, checkpointer):
-        del part["answer"]
+    redis |= _of_eviction(gateway, redis.pop("answer"))
+    del checkpointer["answer"]
     return {
         "redis": {**redis, "needed_for": "everything"},
         "checkpointer": {**checkpointer, "needed_for": "the state of threads"},
         "workers": {**workers, "live": live, "needed_for": "the execution of runs"},
     }
+
+
+async def _redis(gateway: Gateway) -> Eviction | None:
+    await gateway.client.ping()
+    return await gateway.client.eviction()
+
+
+def _of_eviction(gateway: Gateway, eviction: Eviction | None) -> dict[str, Any]:
+    """What is wrong with a Redis that throws keys away: it fails where it has done so lately, else it is a warning."""
+    if eviction is None or eviction.warning is None:
+        return {}
+    if gateway.evictions.is_recent(eviction):
+        return {"ok": False, "detail": eviction.warning}
+    return {"warning": eviction.warning}
 
 
 async def _read(gateway: Gateway) -> None:
@@ -50,4 +68,5 @@ async def _tried(name: str, asked: Awaitable[object]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - each database's driver has errors of its own
         # Their texts name hosts and users; who asks here has shown no key.
         _logger.warning("%s cannot be used: %s", name, error)
-        return {"ok": False, "answer": None, "detail": type(error).__name__}
+        detail = reason_of(error) if isinstance(error, RedisError) else type(error).__name__
+        return {"ok": False, "answer": None, "detail": detail}

@@ -117,6 +117,21 @@ class ApiKeys:
             await self._lasting.touch(found.id)
         return found
 
+    async def is_missing(self, key: str) -> str | None:
+        """Return the id of a key that was made and not revoked, and whose record is gone; None for any other.
+
+        It has lapsed, or Redis has lost it: a key that nobody has made looks otherwise.
+        """
+        if not _KEY.fullmatch(key):
+            return None
+        key_id = _hash(key)[:_ID_LENGTH]
+        is_gone = await self._lasting.get(key_id) is None and await self._lasting.is_indexed(key_id)
+        return key_id if is_gone else None
+
+    async def count_made(self) -> int:
+        """Return how many keys were made and not revoked, those whose record is gone included."""
+        return await self._lasting.count_indexed()
+
     async def get(self, key_id: str) -> ApiKey | None:
         """The key of this id; None where there is none any more."""
         document = await self._get(key_id)

@@ -28,6 +28,7 @@ from runstream.errors import (
     RunTimedOut,
     ThreadBusy,
 )
+from runstream.eviction import Eviction, read_eviction
 from runstream.faults import patiently
 from runstream.fold import Fold
 from runstream.keys import Keys
@@ -140,6 +141,14 @@ class Client:
             redis.exceptions.RedisError: it cannot.
         """
         await self._call(lambda: cast("Any", self._redis).ping())
+
+    async def eviction(self) -> Eviction | None:
+        """Return what Redis does when its memory is full; None where it does not say.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached.
+        """
+        return await self._call(lambda: read_eviction(self._redis))
 
     async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
         if self._closed:

@@ -111,6 +111,16 @@ class Documents:
             known = None
         return None
 
+    async def is_indexed(self, document_id: str) -> bool:
+        """Whether a document of this id was written and not deleted; it may have expired, or Redis may have lost it."""
+        index = self._keys.documents(self._kind)
+        return await self._call(lambda: self._redis.zscore(index, document_id)) is not None
+
+    async def count_indexed(self) -> int:
+        """Return how many documents were written and not deleted, those that have expired or were lost included."""
+        index = self._keys.documents(self._kind)
+        return int(await self._call(lambda: self._redis.zcard(index)))
+
     async def touch(self, document_id: str) -> None:
         """Renew a document's time to live."""
 

@@ -28,7 +28,25 @@ _NOT_READY = frozenset((
 _FULL = frozenset(("OOM", "MISCONF"))
 """Codes of a Redis that has no memory, or no disk, left: somebody has to do something."""
 
+_REASONS = {
+    "MISCONF": "Redis cannot write to its disk, and refuses writes until it can",
+    "OOM": "Redis has no memory left, and refuses writes until it has",
+    "READONLY": "this Redis is a read-only replica",
+    "LOADING": "Redis is loading its data",
+    "MASTERDOWN": "Redis is a replica that has lost its master",
+    "CLUSTERDOWN": "the Redis Cluster is down",
+    "TRYAGAIN": "the Redis Cluster is moving its slots",
+    "NOREPLICAS": "Redis has too few replicas, and refuses writes until it has more",
+    "BUSY": "Redis is busy with a script",
+    "NOAUTH": "Redis wants a user and password, and its URL has none",
+    "WRONGPASS": "Redis does not accept the user and password of its URL",
+    "NOPERM": "the user of Redis lacks a permission",
+}
+"""What an operator has to know, without a host, a user or a key."""
+
 _CODES_BY_CLASS = {
+    "BusyLoadingError": "LOADING",
+    "NoPermissionError": "NOPERM",
     "OutOfMemoryError": "OOM",
     "ReadOnlyError": "READONLY",
     "MasterDownError": "MASTERDOWN",
@@ -48,6 +66,19 @@ def code_of(error: BaseException) -> str:
     told = str(error)
     inside = _IN_SCRIPT.search(told)
     return inside.group(1) if inside else told.partition(" ")[0]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why Redis does not serve, in a sentence that anybody may see."""
+    for one in (error, error.__cause__):
+        code = None if one is None else code_of(one)
+        if isinstance(one, AuthenticationError) and code not in _REASONS:
+            code = "NOAUTH" if "required" in str(one).lower() else "WRONGPASS"
+        if one is not None and "unauthenticated" in str(one):  # What a call with many arguments gets.
+            code = "NOAUTH"
+        if code in _REASONS:
+            return f"{_REASONS[code]} ({code})"
+    return "Redis cannot be reached" if is_away(error) else "Redis refuses the call"
 
 
 def is_away(error: BaseException) -> bool:

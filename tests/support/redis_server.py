@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -71,7 +72,11 @@ class RedisServer:
         assert program is not None
         self._log = (self._folder / "redis.log").open("ab")
         self._process = subprocess.Popen(  # noqa: ASYNC220 - is there at once
-            [program, str(self._folder / "redis.conf")], stdout=self._log, stderr=self._log, start_new_session=True
+            [program, str(self._folder / "redis.conf")],
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+            restore_signals=False,  # SIGXFSZ stays ignored: a write that is too much fails, as on a full disk
         )
         # However this process ends, the server does not stay behind.
         watch = ["sh", "-c", f"cat; kill -9 {self._process.pid}"]
@@ -88,6 +93,17 @@ class RedisServer:
         """Have it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """Have what it appends find no room from now on, as on a full disk."""
+        assert self._process is not None
+        longest = max(self.written().values(), default=0)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
+
+    def free_disk(self) -> None:
+        """Have it find room again."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def written(self) -> dict[Path, int]:
         """How long its append-only files are at this moment."""

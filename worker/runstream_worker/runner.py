@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from runstream import __version__
 from runstream.connection import connect
+from runstream.eviction import read_eviction
 from runstream.keys import Keys, join_names
 from runstream.model import Status, StopAction
 from runstream.scripts import BeatReply, Claimed, Scripts
@@ -284,6 +285,9 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         stops = await _connected(stack, settings.redis_url, connections=1, answer_within=longest["stops"])
         sending = await _connected(stack, settings.redis_url, connections=1, answer_within=_ANSWER_WITHIN)
         await cast("Any", calls.ping())
+        eviction = await read_eviction(calls)
+        if eviction is not None and eviction.warning is not None:
+            _logger.warning("%s", eviction.warning)
         checkpointer = await stack.enter_async_context(
             open_checkpointer(
                 settings.checkpointer_url or "redis",

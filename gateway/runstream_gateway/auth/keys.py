@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -24,6 +25,10 @@ _WRITES = frozenset(("create", "update", "create_run"))
 _MOST_KNOWN = 10_000
 _LOOKUPS_AT_ONCE = 4
 _MOST_LOOKUPS_WAITING = 512
+_MOST_SAID = 1000
+_SAID_AGAIN = 60.0
+
+_logger = logging.getLogger("runstream.gateway")
 
 
 class KeysGuard:
@@ -46,6 +51,7 @@ class KeysGuard:
         self._known: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()
         self._lookups = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
         self._waiting = 0
+        self._said: dict[str, float] = {}
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """The holder of the key that was sent.
@@ -81,7 +87,10 @@ class KeysGuard:
         self._waiting += 1
         try:
             async with self._lookups:
-                return await self._keys.find(shown)
+                found = await self._keys.find(shown)
+                if found is None:
+                    await self._look_for_missing(shown)
+                return found
         finally:
             self._waiting -= 1
 
@@ -112,6 +121,20 @@ class KeysGuard:
         if resource == "assistants" and action in ("read", "search"):
             return Filter({"$or": [owned, {"created_by": "system"}]})
         return Filter(owned)
+
+    async def _look_for_missing(self, shown: str) -> None:
+        """Have an operator see that a key is refused which should be there; its caller sees no difference."""
+        key_id = await self._keys.is_missing(shown)
+        if key_id is None or time.monotonic() < self._said.get(key_id, 0.0):
+            return
+        if len(self._said) >= _MOST_SAID:
+            self._said.clear()
+        self._said[key_id] = time.monotonic() + _SAID_AGAIN
+        _logger.warning(
+            "the API key %s is refused, though it was made and not revoked: its record is gone. It has lapsed, or "
+            "Redis has evicted or lost it (`runstream info` shows the maxmemory-policy)",
+            key_id,
+        )
 
     def _limits_of(self, key: ApiKey) -> Limits:
         # Whoever may make few requests a second may not make more than that at once, unless told so.

@@ -76,7 +76,11 @@ async def _create(args: argparse.Namespace, client: Client, output: Output) -> i
 
 
 async def _list(args: argparse.Namespace, client: Client, output: Output) -> int:  # noqa: ARG001 - as all commands
-    found = await ApiKeys(client).all()
+    keys = ApiKeys(client)
+    made = await keys.count_made()
+    found = await keys.all()
+    if gone := made - len(found):
+        output.note(f"keys that were not revoked and are gone: {gone}; they have lapsed, or Redis has lost them")
     if not output.pretty:
         for key in found:
             output.json(_told(key))

@@ -23,6 +23,7 @@ class Part(BaseModel):
     ok: bool
     needed_for: str
     detail: str | None = Field(default=None, description="What is wrong.")
+    warning: str | None = Field(default=None, description="What will go wrong one day.")
 
 
 class WorkersPart(Part):

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from starlette.websockets import WebSocketDisconnect
 
 from runstream import InvalidRequest, RunInfo, RunNotFound, RunstreamError
+from runstream.faults import reason_of
 from runstream_gateway.errors import ApiError
 from runstream_gateway.origins import check_origin
 from runstream_gateway.reader import Beginning
@@ -64,8 +65,11 @@ async def stream(
         return
     except InvalidRequest as error:
         await _say_goodbye(websocket, _REFUSED + 422, str(error))
-    except (RunNotFound, RedisError) as error:
+    except RunNotFound as error:
         await _say_goodbye(websocket, _FAILED, str(error))
+    except RedisError as error:
+        _logger.warning("Redis refuses or is away: %s", error)
+        await _say_goodbye(websocket, _FAILED, reason_of(error))
     except RunstreamError as error:
         _logger.exception("a WebSocket failed")
         await _say_goodbye(websocket, _FAILED, str(error))

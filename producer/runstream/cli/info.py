@@ -17,6 +17,7 @@ from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
 from runstream.client import Client
 from runstream.connection import connect
+from runstream.eviction import Eviction
 from runstream.keys import Keys
 from runstream.model import WorkerInfo, from_ms
 from runstream.redaction import redact_url
@@ -64,6 +65,8 @@ async def _overview(args: argparse.Namespace, client: Client, output: Output) ->
         graphs = {graph for worker in workers for graph in worker.graphs} | {run.graph for run in recent}
         queues = await _queues(redis, Keys(namespace(args)), workers, sorted(graphs), now)
     about = {"url": redact_url(redis_url(args)), "namespace": namespace(args), **server}
+    if server["eviction"] != "None" and (warning := Eviction(server["eviction"], int(server["evicted_keys"])).warning):
+        output.note(warning)
     if output.pretty:
         _show(output, about, queues, workers, now)
     else:
@@ -84,6 +87,8 @@ async def _server(redis: Redis) -> dict[str, str]:
         "version": f"{kind} {told.get(f'{kind}_version')}",
         "memory": str(told.get("used_memory_human")),
         "clients": str(told.get("connected_clients")),
+        "eviction": str(told.get("maxmemory_policy")),
+        "evicted_keys": str(told.get("evicted_keys", 0)),
     }
 
 
