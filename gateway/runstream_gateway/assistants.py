@@ -25,10 +25,10 @@ from runstream_gateway.access import EVERYTHING, Allowed
 from runstream_gateway.containment import Containment
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.graph_config import GraphConfig, of_caller
-from runstream_gateway.graph_views import context_fields
 from runstream_gateway.ids import check_uuid, new_id, now
 from runstream_gateway.lane import Lane
 from runstream_gateway.metadata import check_metadata
+from runstream_worker.context import context_fields
 from runstream_worker.graphs import Graph, GraphSource
 
 _logger = logging.getLogger("runstream.gateway")

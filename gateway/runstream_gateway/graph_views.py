@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from operator import methodcaller
 from typing import Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from langchain_core.utils.pydantic import create_model_v2
 from langgraph.pregel.protocol import PregelProtocol
-from pydantic import BaseModel, PydanticUserError, TypeAdapter
+from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import from_json
 
 from runstream_gateway.errors import ApiError
@@ -29,21 +28,6 @@ async def schemas(graph: PregelProtocol[Any, Any, Any, Any]) -> dict[str, Schema
     They are made in a thread: for a large state that takes longer than streams may stand still.
     """
     return await asyncio.to_thread(_schemas, graph)
-
-
-def context_fields(graph: Graph) -> Collection[str] | None:
-    """The names of what a graph's context has; None where it may have anything."""
-    kind: Any = graph.context_schema
-    if kind is None:
-        return None
-    if is_typeddict(kind):
-        return frozenset(kind.__annotations__)
-    if is_dataclass(kind):
-        return frozenset(field.name for field in fields(kind) if field.init)
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.model_config.get("extra") != "allow":
-        aliases = (field.alias for field in kind.model_fields.values() if field.alias)
-        return frozenset(kind.model_fields).union(aliases)
-    return None
 
 
 async def drawing(graph: Graph, xray: int | bool) -> dict[str, Any]:

@@ -284,7 +284,8 @@ class Runs:
             asked = tuple(mode for mode in asked if _family(mode) in wanted)
 
         async def restore(checkpoint_id: str) -> Any:
-            return await self._states.values(run.graph, run.thread_id, checkpoint_id)
+            request = await self._client.request(run.run_id)
+            return await self._states.shown(run.graph, run.thread_id, checkpoint_id, request.output_keys)
 
         return Reader(
             self._client,

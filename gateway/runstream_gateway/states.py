@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from redis.exceptions import RedisError
 
 from runstream import EncodingError
+from runstream.request import OUTPUT_KEYS
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.lane import Lane
 from runstream_gateway.pieces import in_pieces
@@ -33,6 +34,8 @@ from runstream_worker.redis_saver import RedisSaver
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
 """What a graph raises at values that it does not expect; what a database raises is none of these."""
+_ROOT = "__root__"
+"""The only channel of a graph whose state is one value."""
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
 _LARGE = 256 * 1024
 _UNKNOWN_SIZE = 4 * 1024 * 1024
@@ -149,13 +152,32 @@ class States:
         async with self._encoding:
             return await self._lane.run(lambda: state_json(snapshot, show_errors=self._show_errors))
 
-    async def values(self, graph_name: str | None, thread_id: str, checkpoint_id: str) -> Any:
-        """The values of a thread at a checkpoint; None where it is not there."""
+    async def shown(
+        self, graph_name: str, thread_id: str, checkpoint_id: str, output_keys: str | Sequence[str] | None
+    ) -> Any:
+        """Return what a run's stream of `values` shows of a checkpoint; None where the checkpoint is not there.
+
+        Args:
+            graph_name: the run's graph.
+            thread_id: its thread.
+            checkpoint_id: which of the thread's checkpoints.
+            output_keys: as the run was asked for.
+        """
         try:
             state = await self.get(graph_name, thread_id, {"checkpoint_id": checkpoint_id})
+            keys = await self._output_channels(graph_name, thread_id) if output_keys == OUTPUT_KEYS else output_keys
         except ApiError:
             return None
-        return state["values"]
+        values = state["values"]
+        if keys is None or not isinstance(values, dict):
+            return values
+        if isinstance(keys, str):
+            return values if keys == _ROOT else values.get(keys)
+        return {name: value for name, value in values.items() if name in keys}
+
+    async def _output_channels(self, graph_name: str, thread_id: str) -> str | Sequence[str]:
+        async with self.graph(graph_name, config_of(thread_id)) as graph:
+            return graph.output_channels
 
     async def history(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from runstream import Command, Document, RunSpec, Send
 from runstream.command import NOT_GIVEN
+from runstream.request import OUTPUT_KEYS
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate, Strategy
 from runstream_gateway.errors import ApiError
@@ -61,6 +62,8 @@ def run_spec(what: Submission, *, retention: float | None) -> RunSpec:
             "metadata": {**_metadata(what), MARKS: _marks(what, config).model_dump(mode="json")},
             "stream_mode": pregel_modes(body.stream_mode),
             "subgraphs": bool(body.stream_subgraphs),
+            # What the output schema hides is the graph's own business: streams and results do not show it.
+            "output_keys": OUTPUT_KEYS,
             "interrupt_before": body.interrupt_before,
             "interrupt_after": body.interrupt_after,
             "durability": _durability(body),

@@ -25,6 +25,8 @@ from runstream.model import STRATEGIES, STREAM_MODES, Strategy, StreamMode, chec
 from runstream.settings import check_number
 
 _LONGEST_GRAPH_NAME = 255
+OUTPUT_KEYS = "__output__"
+"""In place of `output_keys`: the channels of the graph's output schema, whichever they are."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONGEST_REASON = 1000
 DEFAULT_ATTEMPTS = 3

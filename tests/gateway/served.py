@@ -90,10 +90,10 @@ async def _answers(gateway: Served) -> bool:
 
 
 @contextmanager
-def served_beside(*arguments: str) -> Iterator[Served]:
+def served_beside(*arguments: str, config: Path = GRAPHS) -> Iterator[Served]:
     """The same for tests that are not asynchronous."""
     with asyncio.Runner() as runner:
-        gateway = served(*arguments)
+        gateway = served(*arguments, config=config)
         yield runner.run(gateway.__aenter__())
         runner.run(gateway.__aexit__(None, None, None))
 

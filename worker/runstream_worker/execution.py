@@ -23,13 +23,14 @@ from langgraph.runtime import RunControl
 
 from runstream.errors import ProtocolError
 from runstream.faults import is_passing, patiently
-from runstream.request import RunRequest
+from runstream.request import OUTPUT_KEYS, RunRequest
 from runstream.scripts import Claimed, Hold, Scripts
 from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.auth_user import with_auth_user
 from runstream_worker.breakpoints import state_at_breakpoint
 from runstream_worker.chunks import EVENTS, Chunk, chunks
 from runstream_worker.completion import missing_messages
+from runstream_worker.context import fitting_context
 from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
@@ -108,13 +109,13 @@ class Execution:
             if start.goes_on:
                 config["configurable"].pop("checkpoint_id", None)
             if start.goes_on and not await self._passes_breakpoint(graph, saver, config, start):
-                return self._final.outcome(graph, request.output_keys, self._publisher.json)
+                return self._final.outcome(graph, _output_keys(request, graph), self._publisher.json)
             given = None if start.goes_on else await _input(graph, request, config)
             if saver is not None:
                 # For the graph's own first read: to make the input may have taken one.
                 saver.forget_command = start.gives_again
             await self._stream(graph, given, config, start)
-            return self._final.outcome(graph, request.output_keys, self._publisher.json)
+            return self._final.outcome(graph, _output_keys(request, graph), self._publisher.json)
 
     def drain(self) -> None:
         """Stop at the end of the step that runs, if the graph keeps checkpoints."""
@@ -242,7 +243,7 @@ class Execution:
             version=self._request.version,
             subgraphs=self._request.subgraphs,
             control=self._control,
-            **_options(self._request, has_saver=has_saver),
+            **_options(self._request, graph, has_saver=has_saver),
         )
         async with aclosing(stream) as emitted:
             await self._publish(emitted, start)
@@ -329,12 +330,17 @@ async def _input(graph: Graph, request: RunRequest, config: RunnableConfig) -> o
     return to_command(request.command, pending=[interrupt.id for interrupt in interrupts])
 
 
-def _options(request: RunRequest, *, has_saver: bool) -> dict[str, Any]:
-    """The parameters of `astream` that are passed on as they are, where they were given."""
+def _output_keys(request: RunRequest, graph: Graph) -> Any:
+    """The channels to show: those that were asked for, or the output schema's; None for all."""
+    return graph.output_channels if request.output_keys == OUTPUT_KEYS else request.output_keys
+
+
+def _options(request: RunRequest, graph: Graph, *, has_saver: bool) -> dict[str, Any]:
+    """The parameters of `astream` that were given, and the context, which a graph has in any case."""
     options = {
-        "context": request.context,
+        "context": fitting_context(graph, request.context),
         "print_mode": request.print_mode or None,
-        "output_keys": request.output_keys,
+        "output_keys": _output_keys(request, graph),
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
         "durability": request.durability if has_saver else None,

@@ -1,0 +1,126 @@
+"""What projects are written against that run on LangGraph's server; the expected values were measured there (0.16.7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+from tests.gateway.served import Served, served_beside
+
+PROJECT: Final = Path(__file__).parent / "interfaces" / "langgraph.json"
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Served]:
+    with served_beside(config=PROJECT) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def client(gateway: Served) -> AsyncIterator[LangGraphClient]:
+    async with get_client(url=gateway.url, api_key=None) as client:
+        yield client
+
+
+# -- context ------------------------------------------------------------------------------------------------------------
+
+OF_CONTEXT: Final = {"context": {"model": "given", "unknown": 1}}
+OF_CONFIGURABLE: Final = {"config": {"configurable": {"model": "given", "unknown": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("graph", "given", "seen"),
+    [
+        ("dataclass", {}, "DataclassContext(model='default', n=1)"),
+        ("dataclass", {"context": {}}, "DataclassContext(model='default', n=1)"),
+        ("dataclass", OF_CONTEXT, "DataclassContext(model='given', n=1)"),
+        ("dataclass", OF_CONFIGURABLE, "DataclassContext(model='given', n=1)"),
+        ("typeddict", {}, "None"),
+        ("typeddict", OF_CONTEXT, "{'model': 'given'}"),
+        ("typeddict", OF_CONFIGURABLE, "{'model': 'given'}"),
+        ("pydantic", {}, "PydanticContext(model='default')"),
+        ("pydantic", OF_CONTEXT, "PydanticContext(model='given')"),
+        ("pydantic", OF_CONFIGURABLE, "PydanticContext(model='given')"),
+        ("strict", {}, "StrictContext(model='default')"),
+        ("strict", OF_CONTEXT, "StrictContext(model='given')"),
+        ("strict", OF_CONFIGURABLE, "StrictContext(model='given')"),
+        ("schemaless", {}, "None"),
+        ("schemaless", OF_CONTEXT, "{'model': 'given', 'unknown': 1}"),
+        ("schemaless", OF_CONFIGURABLE, "{'model': 'given', 'unknown': 1}"),
+    ],
+)
+async def test_without_a_context_its_defaults_hold_and_what_it_has_not_is_left_out(
+    client: LangGraphClient, graph: str, given: Any, seen: str
+) -> None:
+    result: Any = await client.runs.wait(None, graph, input={}, **given)
+    assert result["context"] == seen
+
+
+@pytest.mark.parametrize(
+    ("of_assistant", "given", "seen"),
+    [
+        ({"context": {"model": "own"}}, {}, "DataclassContext(model='own', n=1)"),
+        ({"context": {"model": "own", "unknown": 1}}, {"context": {"n": 7}}, "DataclassContext(model='own', n=7)"),
+        ({"context": {"model": "own"}}, {"config": {"configurable": {"n": 8}}}, "DataclassContext(model='own', n=8)"),
+        ({"config": {"configurable": {"model": "own"}}}, {}, "DataclassContext(model='own', n=1)"),
+        ({"config": {"configurable": {"model": "own"}}}, {"context": {"n": 7}}, "DataclassContext(model='own', n=7)"),
+    ],
+)
+async def test_an_assistants_context_and_the_runs_are_merged(
+    client: LangGraphClient, of_assistant: Any, given: Any, seen: str
+) -> None:
+    assistant = await client.assistants.create("dataclass", **of_assistant)
+    result: Any = await client.runs.wait(None, assistant["assistant_id"], input={}, **given)
+    assert result["context"] == seen
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ([], "DataclassContext(model='default', n=1)"),
+        (["--context", '{"n": 2, "unknown": 1}'], "DataclassContext(model='default', n=2)"),
+    ],
+)
+async def test_the_command_line_gives_a_context_its_defaults_too(
+    gateway: Served, options: list[str], seen: str
+) -> None:
+    ended = await gateway.processes.run("enqueue", "dataclass", "{}", "--result", *options)
+    assert ended.json["context"] == seen
+
+
+# -- what an output schema hides ------------------------------------------------------------------------------------------
+
+PUBLIC: Final = {"answer": "public"}
+WHOLE: Final = {"answer": "public", "notes": "private!"}
+
+
+async def test_streams_and_results_show_what_the_output_schema_does(client: LangGraphClient) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    modes: Any = ["values", "updates", "tasks", "checkpoints", "debug"]
+    shown: dict[str, list[Any]] = {mode: [] for mode in modes}
+    async for part in client.runs.stream(thread_id, "private", input={"notes": "given"}, stream_mode=modes):
+        if part.event in shown:
+            shown[part.event].append(part.data)
+    assert shown["values"] == [PUBLIC]
+    assert shown["updates"] == [{"think": None}, {"reply": PUBLIC}]
+    # What shows the graph at work shows all of it, as there.
+    assert shown["tasks"][-1]["result"] == WHOLE
+    assert shown["checkpoints"][-1]["values"] == WHOLE
+    assert shown["debug"][-1]["payload"]["values"] == WHOLE
+
+    run_id = (await client.runs.list(thread_id))[0]["run_id"]
+    assert await client.runs.join(thread_id, run_id) == PUBLIC
+    assert await client.runs.wait(thread_id, "private", input={}) == PUBLIC
+    assert await client.runs.wait(None, "private", input={}) == PUBLIC
+    assert (await client.threads.get_state(thread_id))["values"] == WHOLE
+    assert (await client.threads.get(thread_id))["values"] == WHOLE
+
+
+async def test_the_library_streams_what_astream_does(gateway: Served) -> None:
+    ended = await gateway.processes.run("enqueue", "private", "{}", "--mode", "values", "--follow", "--json")
+    values = [event["data"] for event in ended.json_lines if event.get("mode") == "values"]
+    assert values[-1] == WHOLE
