@@ -22,13 +22,15 @@ from langgraph.pregel import Pregel
 
 from runstream import Document, Documents
 from runstream_gateway.access import EVERYTHING, Allowed
+from runstream_gateway.auth.calling import config_for_caller
 from runstream_gateway.containment import Containment
-from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.errors import ApiError, not_found, not_loaded
 from runstream_gateway.graph_config import GraphConfig, of_caller
 from runstream_gateway.ids import check_uuid, new_id, now
 from runstream_gateway.lane import Lane
 from runstream_gateway.metadata import check_metadata
 from runstream_worker.context import context_fields
+from runstream_worker.factories import Access
 from runstream_worker.graphs import Graph, GraphSource
 
 _logger = logging.getLogger("runstream.gateway")
@@ -36,6 +38,7 @@ _logger = logging.getLogger("runstream.gateway")
 ASSISTANT_TTL: Final = 10 * 365 * 24 * 3600.0
 """How long an assistant is kept after it was last changed, in seconds: until somebody deletes it, as good as."""
 
+NOT_LOADED: Final = "this graph cannot be loaded; the gateway's log says why"
 MAX_VERSIONS: Final = 100
 MAX_VERSION_BYTES: Final = 256 * 1024
 MAX_BYTES: Final = 1024 * 1024
@@ -49,6 +52,7 @@ _NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 # Nobody created a system assistant, and two gateways have to tell the same time.
 _SYSTEM_TIME: Final = "1970-01-01T00:00:00+00:00"
 _UNNAMED_GRAPH: Final = "LangGraph"
+_LOOKING: Final = Access("assistants.read")
 _UNCONFIGURED: Final[Mapping[str, Any]] = {"config": {}, "context": {}}
 
 SortKey = Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"]
@@ -108,13 +112,17 @@ class AssistantQuery:
         )
 
 
-def system_assistant(source: GraphSource) -> Assistant:
-    """The assistant that a graph has by itself."""
+def system_assistant(source: GraphSource, *, show_errors: bool = False) -> Assistant:
+    """Return the assistant that a graph has by itself; the metadata of one that cannot be loaded says so.
+
+    What kept it from being loaded may name files and hold what is nobody's business: `show_errors` shows it.
+    """
     graph = source.graph_or_factory
+    problem = {} if source.problem is None else {"error": source.problem if show_errors else NOT_LOADED}
     own_name = graph.name if isinstance(graph, Pregel) else None
     return Assistant(
         graph_id=source.name,
-        metadata={"created_by": "system"},
+        metadata={"created_by": "system", **problem},
         name=source.name if own_name in (None, _UNNAMED_GRAPH) else own_name,
         description=source.description,
         assistant_id=str(uuid5(_NAMESPACE, source.name)),
@@ -131,15 +139,23 @@ class Assistants:
         documents: of the kind `assistant`.
         graphs: by name; assistants of other graphs are not shown.
         lane: compares what takes long.
+        show_errors: show what keeps graphs from being loaded.
     """
 
-    def __init__(self, documents: Documents, graphs: Mapping[str, GraphSource], lane: Lane | None = None) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        graphs: Mapping[str, GraphSource],
+        lane: Lane | None = None,
+        *,
+        show_errors: bool = False,
+    ) -> None:
         self._documents = documents
         self._lane = Lane() if lane is None else lane
         self._graphs = graphs
         self._fields: dict[str, Collection[str] | None] = {}
         self._asking: dict[str, asyncio.Lock] = {}
-        self._system = {name: system_assistant(source) for name, source in graphs.items()}
+        self._system = {name: system_assistant(source, show_errors=show_errors) for name, source in graphs.items()}
         self._system_by_id = {assistant.assistant_id: assistant for assistant in self._system.values()}
 
     async def resolve(self, name_or_id: str, allowed: Allowed = EVERYTHING) -> Assistant:
@@ -168,7 +184,10 @@ class Assistants:
     @asynccontextmanager
     async def open(self, assistant: Assistant) -> AsyncIterator[Graph]:
         """The graph of an assistant, made with the assistant's config if a factory makes it."""
-        async with self._graphs[assistant.graph_id].open(_config_of(assistant)) as graph:
+        source = self._graphs[assistant.graph_id]
+        if source.problem is not None:
+            raise not_loaded(source.name)
+        async with source.open(config_for_caller(_config_of(assistant)), access=_LOOKING) as graph:
             yield graph
 
     async def context_fields(self, assistant: Assistant) -> Collection[str] | None:
@@ -180,7 +199,8 @@ class Assistants:
         async with self._asking.setdefault(name, asyncio.Lock()):
             if name not in self._fields:
                 try:
-                    async with _beside(self._graphs[name]).open(_config_of(assistant)) as graph:
+                    config = config_for_caller(_config_of(assistant))
+                    async with _beside(self._graphs[name]).open(config, access=_LOOKING) as graph:
                         self._fields[name] = context_fields(graph)
                 except Exception as error:  # noqa: BLE001 - a factory is users' code, and its runs say what is wrong
                     _logger.debug("graph %r could not be made: %s", name, error)
@@ -402,16 +422,17 @@ def _beside(source: GraphSource) -> GraphSource:
     factory = source.graph_or_factory
     if isinstance(factory, Pregel):
         return source
+    function = factory.function
 
-    async def made(config: RunnableConfig) -> object:
+    async def made(*given: Any, **named: Any) -> object:
         try:
-            found = await asyncio.to_thread(factory, config)
+            found = await asyncio.to_thread(function, *given, **named)
         except RuntimeError:
             # Some ask for the running loop, such as those that open an asynchronous checkpointer.
-            found = factory(config)
+            found = function(*given, **named)
         return await found if isawaitable(found) else found
 
-    return replace(source, graph_or_factory=made)
+    return replace(source, graph_or_factory=replace(factory, function=made))
 
 
 def _check_seen(version: Mapping[str, Any], assistant_id: str, allowed: Allowed) -> None:

@@ -138,7 +138,9 @@ async def open_gateway(
             states=states,
             threads=Threads(client, documents, states, before_forgetting, lane, show_errors=settings.show_errors),
             runs=runs,
-            assistants=Assistants(client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane),
+            assistants=Assistants(
+                client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane, show_errors=settings.show_errors
+            ),
             guard=_guard(client, tokens, auth, guard_kind),
             limiter=limiter,
             tokens=tokens,

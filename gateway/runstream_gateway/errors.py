@@ -32,3 +32,8 @@ def one_line(text: str) -> str:
 def not_found(what: str, name: str) -> ApiError:
     """There is no such thing, or the caller is not to know of it."""
     return ApiError(404, f"{what} {name!r} not found")
+
+
+def not_loaded(graph: str) -> ApiError:
+    """This gateway has the graph, and could not load it; what the graph's module raised is for its operator."""
+    return ApiError(424, f"graph {graph!r} cannot be loaded; the gateway's log says why")

@@ -19,13 +19,15 @@ from redis.exceptions import RedisError
 
 from runstream import EncodingError
 from runstream.request import OUTPUT_KEYS
-from runstream_gateway.errors import ApiError, not_found
+from runstream_gateway.auth.calling import config_for_caller
+from runstream_gateway.errors import ApiError, not_found, not_loaded
 from runstream_gateway.lane import Lane
 from runstream_gateway.pieces import in_pieces
 from runstream_gateway.rehearsal import Rehearsal
 from runstream_gateway.told_errors import error_of, told_error
 from runstream_gateway.turns import Turns
 from runstream_worker.encoding import JsonEncoder
+from runstream_worker.factories import Access
 from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.patient_saver import DEFAULT_PATIENCE, PatientSaver, patient
@@ -34,6 +36,8 @@ from runstream_worker.redis_saver import RedisSaver
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
 """What a graph raises at values that it does not expect; what a database raises is none of these."""
+_READING = Access("threads.read")
+_WRITING = Access("threads.update")
 _ROOT = "__root__"
 """The only channel of a graph whose state is one value."""
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -91,17 +95,22 @@ class States:
         return name is not None and name in self._graphs
 
     @asynccontextmanager
-    async def graph(self, name: str, config: Mapping[str, Any]) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
+    async def graph(
+        self, name: str, config: Mapping[str, Any], access: Access = _READING
+    ) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
         """A graph with its checkpointer.
 
         Raises:
-            ApiError: 404, this gateway has no such graph.
+            ApiError: 404, this gateway has no such graph; 424, it cannot be loaded.
             Unavailable: a database that its factory asks is away.
         """
         source = self._graphs.get(name)
         if source is None:
             raise ApiError(404, f"graph {name!r} is not loaded by this gateway; it has {', '.join(self._graphs)}")
-        async with source.open(cast("RunnableConfig", config), self.saver, keep_own=self._keep_own) as graph:
+        if source.problem is not None:
+            raise not_loaded(name)
+        given = config_for_caller(config)
+        async with source.open(given, self.saver, keep_own=self._keep_own, access=access) as graph:
             if isinstance(graph.checkpointer, BaseCheckpointSaver):
                 yield graph_with(graph, checkpointer=patient(graph.checkpointer, self._patience))
             else:
@@ -255,7 +264,7 @@ class States:
         """Write states, one of each step; of several, all are tried before the first is written."""
         given = cast("RunnableConfig", config)
         _check_encodable(steps, field)
-        async with self.graph(graph_name, config) as graph:
+        async with self.graph(graph_name, config, _WRITING) as graph:
             if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                 raise ApiError(400, f"graph {graph_name!r} keeps no checkpoints")
             if not steps:

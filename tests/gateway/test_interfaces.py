@@ -1,4 +1,4 @@
-"""What projects are written against that run on LangGraph's server; the expected values were measured there (0.16.7)."""
+"""What projects are written against that run on LangGraph's server; what is expected was measured there (0.16.7)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def client(gateway: Served) -> AsyncIterator[LangGraphClient]:
         yield client
 
 
-# -- context ------------------------------------------------------------------------------------------------------------
+# -- context -----------------------------------------------------------------------------------------------------------
 
 OF_CONTEXT: Final = {"context": {"model": "given", "unknown": 1}}
 OF_CONFIGURABLE: Final = {"config": {"configurable": {"model": "given", "unknown": 1}}}
@@ -92,7 +92,7 @@ async def test_the_command_line_gives_a_context_its_defaults_too(
     assert ended.json["context"] == seen
 
 
-# -- what an output schema hides ------------------------------------------------------------------------------------------
+# -- what an output schema hides ---------------------------------------------------------------------------------------
 
 PUBLIC: Final = {"answer": "public"}
 WHOLE: Final = {"answer": "public", "notes": "private!"}

@@ -6,12 +6,13 @@ A target is `[NAME=]TARGET`, where TARGET is one of
     path/file.py:attr     a file, relative to the current folder; its own folder is importable, too
     langgraph.json        every graph that the file names (see `langgraph_json`)
 
-`attr` is a compiled graph, a `StateGraph`, or a factory: a function or context manager, sync or async, that takes
-nothing or the run's config and is called for every run. Without `:attr` it is `graph`, or else `agent`, or else the
+`attr` is a compiled graph, a `StateGraph`, or a factory (see `factories`): a function or context manager, sync or async,
+that is called for every run. Without `:attr` it is `graph`, or else `agent`, or else the
 only graph in the module. Without `NAME=` a graph is called `agent` if it is the only target, and by its attribute
 otherwise.
 
 Modules are run once, when the targets are loaded; factories are only looked at then, and called when a run opens them.
+A graph that cannot be loaded does not keep the others from being served: opening it raises what was wrong.
 What was made importable stays so, since graphs import lazily as well.
 """
 
@@ -21,32 +22,33 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from inspect import Parameter, isasyncgen, isawaitable, isclass, isgenerator, ismodule, signature
+from inspect import isasyncgen, isawaitable, isclass, isgenerator, ismodule
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
 from runstream.errors import GraphLoadError
+from runstream_worker.factories import Access, Factory, is_function, takes_only_what_is_given
 from runstream_worker.importing import import_file, import_module, make_importable
 from runstream_worker.infrastructure import Unavailable, is_transient
 from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
 from runstream_worker.strict_serializer import with_classes_of
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
-_Factory: TypeAlias = Callable[[RunnableConfig], object]
 
 # A name with one of `/ \\ : =` can be given by a langgraph.json only: here it could be a part of a path.
 _NAMED = re.compile(r"([^./\\:=][^/\\:=]*)=(.*)", re.DOTALL)
 _OWN_VARIABLES = ("RUNSTREAM_", "LANGGRAPH_STRICT_MSGPACK")
 _DEFAULT_NAME = "agent"
+_JAVASCRIPT = re.compile(r"\.[cm]?[jt]sx?(:|$)")
 _DEFAULT_ATTRIBUTES = ("graph", "agent")
 
 
@@ -98,12 +100,14 @@ class GraphSource:
         name: what runs call it by.
         location: where it came from, for people to read.
         description: what its `langgraph.json` says it is for.
+        problem: why it cannot be loaded; None where it has been. To open it raises a `GraphLoadError`.
     """
 
     name: str
     location: str
-    graph_or_factory: Graph | _Factory
+    graph_or_factory: Graph | Factory
     description: str | None = None
+    problem: str | None = None
 
     @contextlib.asynccontextmanager
     async def open(
@@ -112,6 +116,7 @@ class GraphSource:
         checkpointer: BaseCheckpointSaver[Any] | None = None,
         *,
         keep_own: bool = False,
+        access: Access | None = None,
     ) -> AsyncIterator[Graph]:
         """The graph for one run: a factory is called, and what it opened is closed at the end.
 
@@ -119,14 +124,15 @@ class GraphSource:
             config: the run's config, which a factory may take.
             checkpointer: replaces the graph's own, unless the graph says `checkpointer=False`.
             keep_own: it does not replace one that the graph was compiled with.
+            access: why it is opened, which a factory may ask; to be executed when left out.
 
         Raises:
-            GraphLoadError: the factory returned something that is not a graph.
+            GraphLoadError: the graph cannot be loaded, or the factory returned something that is not a graph.
             Unavailable: a database that the factory asks cannot be reached. What else it raises comes as it is.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                graph = await self._make(config, stack)
+                graph = await self._make(config, access or Access(), stack)
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -136,10 +142,10 @@ class GraphSource:
                 graph = graph_with(graph, checkpointer=with_classes_of(checkpointer, graph))
             yield graph
 
-    async def _make(self, config: RunnableConfig, stack: contextlib.AsyncExitStack) -> Graph:
+    async def _make(self, config: RunnableConfig, access: Access, stack: contextlib.AsyncExitStack) -> Graph:
         if isinstance(self.graph_or_factory, Pregel):
             return self.graph_or_factory
-        made = await _entered(self.graph_or_factory(config), stack)
+        made = await _entered(self.graph_or_factory(config, access), stack)
         with _about(f"graph {self.name!r} ({self.location})"):
             graph = _as_graph(made)
             if graph is None:
@@ -149,6 +155,8 @@ class GraphSource:
 
 class LoadedGraphs(Mapping[str, GraphSource]):
     """Graphs by name, in the order of their targets, with what was ignored on the way in `warnings`.
+
+    Those that cannot be loaded are among them; `problems` says of each why.
 
     Attributes:
         projects: the `langgraph.json` files among the targets.
@@ -160,6 +168,11 @@ class LoadedGraphs(Mapping[str, GraphSource]):
         self._sources = dict(sources)
         self.warnings = tuple(warnings)
         self.projects = tuple(projects)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why graphs cannot be loaded, by name."""
+        return {name: source.problem for name, source in self.items() if source.problem is not None}
 
     def __getitem__(self, name: str) -> GraphSource:
         return self._sources[name]
@@ -181,7 +194,8 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
         config_file: a `langgraph.json`, read before the targets.
 
     Raises:
-        GraphLoadError: a target cannot be loaded; the message says which, where, and what would be right.
+        GraphLoadError: a target is not one, or none of the graphs can be loaded; the message says which, where, and
+            what would be right.
     """
     parsed = [parse_target(text) for text in targets]
     if not parsed and config_file is None:
@@ -202,6 +216,9 @@ def load_graphs(targets: Sequence[str], *, config_file: Path | None = None) -> L
                 f"two graphs are called {source.name!r}: {other.location} and {source.location}; "
                 f"give one another name, as in NAME={source.location}"
             )
+    problems = [source.problem for source in sources.values() if source.problem is not None]
+    if len(problems) == len(sources):
+        raise GraphLoadError("; ".join(problems))
     return LoadedGraphs(sources, [warning for project in projects for warning in project.warnings], projects)
 
 
@@ -227,10 +244,21 @@ def graph_source(name: str, value: object, *, location: str = "given in code") -
 
 
 def _load_target(target: Target, alone: bool) -> GraphSource:
-    with _about(f"target {str(target)!r}"):
-        attribute, loaded = _load(target.location, Path.cwd())
+    try:
+        with _about(f"target {str(target)!r}"):
+            attribute, loaded = _load(target.location, Path.cwd())
+    except GraphLoadError as error:
+        name = target.name or _Place.parse(target.location).attribute or target.location
+        return _not_loaded(name, target.location, error)
     name = target.name or (_DEFAULT_NAME if alone else attribute)
     return GraphSource(name, target.location, loaded)
+
+
+def _not_loaded(name: str, location: str, error: GraphLoadError, description: str | None = None) -> GraphSource:
+    def raise_again() -> NoReturn:
+        raise GraphLoadError(str(error)) from error
+
+    return GraphSource(name, location, Factory(raise_again), description, problem=str(error))
 
 
 def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]:
@@ -241,9 +269,13 @@ def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]
         make_importable(folder)
     sources = []
     for entry in config.graphs:
-        with _about(f"{path}: graphs.{entry.name} ({entry.location!r})"):
-            _, loaded = _load(entry.location, config.path.parent)
-        sources.append(GraphSource(entry.name, entry.location, loaded, entry.description))
+        try:
+            with _about(f"{path}: graphs.{entry.name} ({entry.location!r})"):
+                _, loaded = _load(entry.location, config.path.parent)
+        except GraphLoadError as error:
+            sources.append(_not_loaded(entry.name, entry.location, error, entry.description))
+        else:
+            sources.append(GraphSource(entry.name, entry.location, loaded, entry.description))
     return sources
 
 
@@ -262,8 +294,10 @@ def _set_environment(env: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _load(location: str, folder: Path) -> tuple[str, Graph | _Factory]:
+def _load(location: str, folder: Path) -> tuple[str, Graph | Factory]:
     """Import the place and give the attribute's name with what it holds."""
+    if _JAVASCRIPT.search(location):
+        raise GraphLoadError("this is a JavaScript or TypeScript graph; a worker runs Python graphs only")
     place = _Place.parse(location)
     module = import_file(folder / place.module) if place.is_file else import_module(place.module)
     attribute = place.attribute or _default_attribute(module, place.module)
@@ -311,16 +345,8 @@ def _default_attribute(module: ModuleType, called: str) -> str:
 
 
 def _is_meant_as_graph(value: object) -> bool:
-    """Whether an attribute that nobody named is the graph.
-
-    A function counts if it takes nothing or `config`: `def agent(state)` is a node, most likely.
-    """
-    if isinstance(value, Pregel | StateGraph):
-        return True
-    if not _is_function(value):
-        return False
-    required = [parameter.name for parameter in _parameters(value) if parameter.default is Parameter.empty]
-    return required in ([], ["config"])
+    """Whether an attribute that nobody named is the graph."""
+    return isinstance(value, Pregel | StateGraph) or (is_function(value) and takes_only_what_is_given(value))
 
 
 def _graphs_in(module: ModuleType) -> list[str]:
@@ -341,12 +367,12 @@ def _alternatives(module: ModuleType, attribute: str) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def _graph_or_factory(value: object) -> Graph | _Factory:
+def _graph_or_factory(value: object) -> Graph | Factory:
     graph = _as_graph(value)
     if graph is not None:
         return graph
-    if _is_function(value):
-        return _factory(value)
+    if is_function(value):
+        return Factory.of(value)
     raise GraphLoadError(f"must be a compiled graph, a StateGraph or a factory of one, but is {_described(value)}")
 
 
@@ -357,37 +383,6 @@ def _as_graph(value: object) -> Graph | None:
         except Exception as error:
             raise GraphLoadError(f"the StateGraph does not compile: {error}") from error
     return value if isinstance(value, Pregel) else None
-
-
-def _is_function(value: object) -> bool:
-    return callable(value) and not isinstance(value, type | Runnable)
-
-
-def _factory(function: Any) -> _Factory:
-    """The function as one that takes the config, whether it wants it or not."""
-    parameters = _parameters(function)
-    required = [parameter for parameter in parameters if parameter.default is Parameter.empty]
-    if len(required) > 1:
-        wants = ", ".join(parameter.name for parameter in required)
-        raise GraphLoadError(f"a factory takes nothing or the config, but this one requires {wants}")
-    wanted = required or [each for each in parameters if each.name == "config" or len(parameters) == 1]
-    if not wanted:
-        return lambda _config: function()
-    if "ServerRuntime" in str(wanted[0].annotation):
-        raise GraphLoadError(f"{wanted[0].name}: ServerRuntime exists in LangGraph's own server only; take the config")
-    if wanted[0].kind is Parameter.POSITIONAL_ONLY:
-        call: _Factory = function
-        return call
-    name = wanted[0].name
-    return lambda config: function(**{name: config})
-
-
-def _parameters(function: Any) -> list[Parameter]:
-    try:
-        parameters = signature(function).parameters.values()
-    except (TypeError, ValueError) as error:
-        raise GraphLoadError(f"cannot tell what the factory takes: {error}") from error
-    return [each for each in parameters if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
 
 
 async def _entered(made: Any, stack: contextlib.AsyncExitStack) -> object:

@@ -178,8 +178,6 @@ class _Reader:
         if not isinstance(entry, str) or not entry.strip():
             right = '"path/file.py:attr", "module:attr" or {"path": ..., "description": ...}'
             self._fail(key, f"must be {right}, not {_json_type(entry)}")
-        if re.search(r"\.[cm]?[jt]sx?(:|$)", entry):
-            self._fail(key, f"{entry!r} is a JavaScript or TypeScript graph; a worker runs Python graphs only")
         return ConfiguredGraph(name, entry, description)
 
     def _object(self, key: str, entry: object) -> dict[str, Any]:

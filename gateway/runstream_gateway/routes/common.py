@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from runstream_gateway.auth.caller import Caller, Filter
+from runstream_gateway.auth.calling import set_caller
 from runstream_gateway.auth.guard import Action, Resource
 from runstream_gateway.auth.limits import subject_of
 from runstream_gateway.core import Gateway
@@ -158,7 +159,7 @@ async def access_of(request: Request) -> Access:
     if (body := IncomingBody.of(request)) is not None:
         # Callers that nobody is asked for share no more than their address.
         body.admit(subject_of(caller) if caller.identity or caller.key_id else None, caller.limits.request_bytes)
-    access = request.scope[_ACCESS] = Access(gateway, caller, str(request.base_url))
+    access = request.scope[_ACCESS] = _access(gateway, caller, request)
     return access
 
 
@@ -171,7 +172,13 @@ async def access_of_websocket(websocket: WebSocket) -> Access:
     gateway = gateway_of(websocket)
     caller = await gateway.guard.authenticate(websocket)
     await gateway.limiter.admit(caller)
-    return Access(gateway, caller, str(websocket.base_url))
+    return _access(gateway, caller, websocket)
+
+
+def _access(gateway: Gateway, caller: Caller, connection: HTTPConnection) -> Access:
+    access = Access(gateway, caller, str(connection.base_url))
+    set_caller(access.configurable)
+    return access
 
 
 def known_access(request: Request) -> Access | None:

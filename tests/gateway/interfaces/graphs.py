@@ -10,7 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict
 
-# -- a name is any text -------------------------------------------------------------------------------------------------
+# -- a name is any text ------------------------------------------------------------------------------------------------
 
 
 class Said(TypedDict, total=False):
@@ -23,7 +23,7 @@ def say(state: Said) -> Said:
 
 echo = StateGraph(Said).add_node(say).add_edge(START, "say").compile()
 
-# -- what a context is ----------------------------------------------------------------------------------------------------
+# -- what a context is -------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -58,7 +58,8 @@ def _looking(schema: Any) -> Any:
             "chosen": {name: value for name, value in chosen.items() if value is not None},
         }
 
-    return StateGraph(Seen, context_schema=schema).add_node(look).add_edge(START, "look").compile()
+    builder: Any = StateGraph(Seen, context_schema=schema)
+    return builder.add_node("look", look).add_edge(START, "look").compile()
 
 
 with_dataclass = _looking(DataclassContext)
@@ -67,7 +68,7 @@ with_pydantic = _looking(PydanticContext)
 with_strict = _looking(StrictContext)
 without_schema = _looking(None)
 
-# -- what an output schema hides ------------------------------------------------------------------------------------------
+# -- what an output schema hides ---------------------------------------------------------------------------------------
 
 
 class Whole(TypedDict, total=False):
@@ -87,11 +88,5 @@ def reply(state: Whole) -> Whole:
     return {"answer": "public", "notes": state["notes"] + "!"}
 
 
-private = (
-    StateGraph(Whole, output_schema=Shown)
-    .add_node(think)
-    .add_node(reply)
-    .add_edge(START, "think")
-    .add_edge("think", "reply")
-    .compile()
-)
+_whole: Any = StateGraph(Whole, output_schema=Shown)
+private = _whole.add_node(think).add_node(reply).add_edge(START, "think").add_edge("think", "reply").compile()
