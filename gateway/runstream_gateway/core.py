@@ -104,7 +104,6 @@ async def open_gateway(
             call_timeout=_CALL_TIMEOUT,
         )
         client = await stack.enter_async_context(Client(settings.redis_url, settings=client_settings))
-        keep_own = settings.checkpointer_url is None
         saver = await _saver(stack, settings)
         lane, turns = Lane(), Turns()
         stack.callback(lane.close)
@@ -113,7 +112,7 @@ async def open_gateway(
             saver,
             lane,
             turns,
-            keep_own=keep_own,
+            keep_own=settings.keep_checkpointer,
             show_errors=settings.show_errors,
             patience=settings.checkpoint_patience,
         )

@@ -47,8 +47,11 @@ class GraphConfig:
     caller: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, fields: Collection[str] | None = None) -> dict[str, Any]:
         """Return the config.
+
+        Args:
+            fields: the names of the graph's context; None where it has no schema and takes any.
 
         Raises:
             ApiError: 400, the request has both `context` and `config.configurable`; 422, one of them is no object.
@@ -57,7 +60,7 @@ class GraphConfig:
         return {
             **{key: given[key] for key in _PLAIN_KEYS if given.get(key) is not None},
             "configurable": {
-                **of_caller(self._chosen()),
+                **of_caller(self._chosen(fields)),
                 **self.passed_headers,
                 **self.caller,
                 **self.places,
@@ -81,7 +84,7 @@ class GraphConfig:
         if self.request_context is not None and not isinstance(self.request_context, dict):
             return self.request_context
         given = self.request_context
-        if given is None:
+        if not given:
             given = of_caller(object_in(self.request, "configurable"))
             given |= {name: self.caller[name] for name in (_USER,) if name in given and name in self.caller}
         whole = {**(self.assistant_context or {}), **given}
@@ -89,13 +92,17 @@ class GraphConfig:
             return of_caller(whole) or None
         return {name: value for name, value in whole.items() if name in fields and not _is_internal(name)} or None
 
-    def _chosen(self) -> dict[str, Any]:
-        """What the callers chose: the one that made the assistant, and before that the one that makes the request."""
+    def _chosen(self, fields: Collection[str] | None) -> dict[str, Any]:
+        """What the callers chose: the one that made the assistant, and before that the one that makes the request.
+
+        A context is mirrored, as far as the graph has it; an empty one is none.
+        """
         of_assistant, of_request = (object_in(each, "configurable") for each in (self.assistant, self.request))
-        if isinstance(self.request_context, dict):
+        if isinstance(self.request_context, dict) and self.request_context:
             if of_request:
                 raise ApiError(400, "context and config.configurable: give one of them, not both")
-            return {**of_assistant, **self.request_context}
+            mirrored = {**of_assistant, **self.request_context}
+            return {name: value for name, value in mirrored.items() if fields is None or name in fields}
         of_context = self.assistant_context if isinstance(self.assistant_context, dict) else {}
         return {**of_context, **of_assistant, **of_request}
 

@@ -22,7 +22,7 @@ _NO_THREAD: Final = {"configurable": {"thread_id": "runstream-health", "checkpoi
 
 
 async def health(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    """How Redis, the checkpoints' database and the workers are, all asked at once."""
+    """How Redis, the checkpoints' database and the workers are, all asked at once, and which graphs are missing."""
     redis, checkpointer, workers = await asyncio.gather(
         _tried("redis", _redis(gateway)),
         _tried("checkpointer", _read(gateway)),
@@ -37,6 +37,7 @@ async def health(gateway: Gateway) -> dict[str, dict[str, Any]]:
         "redis": {**redis, "needed_for": "everything"},
         "checkpointer": {**checkpointer, "needed_for": "the state of threads"},
         "workers": {**workers, "live": live, "needed_for": "the execution of runs"},
+        **_graphs(gateway),
     }
 
 
@@ -52,6 +53,15 @@ def _of_eviction(gateway: Gateway, eviction: Eviction | None) -> dict[str, Any]:
     if gateway.evictions.is_recent(eviction):
         return {"ok": False, "detail": eviction.warning}
     return {"warning": eviction.warning}
+
+
+def _graphs(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    """Which graphs this gateway could not load; nothing where it could load all."""
+    missing = [name for name, source in gateway.graphs.items() if source.problem is not None]
+    if not missing:
+        return {}
+    detail = f"cannot be loaded: {', '.join(map(repr, missing))}; the gateway's log says why"
+    return {"graphs": {"ok": False, "detail": detail, "not_loaded": missing, "needed_for": "their states and runs"}}
 
 
 async def _read(gateway: Gateway) -> None:

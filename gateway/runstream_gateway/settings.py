@@ -67,7 +67,8 @@ class GatewaySettings:
     Attributes:
         redis_url: of the Redis that the runs are in.
         namespace: of the runs.
-        checkpointer_url: as the workers have it; None for `redis`, and graphs' own where they have one.
+        checkpointer_url: as the workers have it; None for `redis`.
+        keep_checkpointer: as the workers have it.
         checkpoint_patience: how long a request waits for a checkpoints' database that is away, until it is 503.
         checkpoint_classes: as the workers have them, `module:Class` each.
         heartbeat: how often a stream in which nothing happens sends a comment; 10 at most.
@@ -95,6 +96,7 @@ class GatewaySettings:
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)
     namespace: str = "runstream"
     checkpointer_url: str | None = field(default=None, repr=False)
+    keep_checkpointer: bool = False
     checkpoint_patience: float = 10.0
     checkpoint_classes: tuple[str, ...] = ()
     heartbeat: float = 5.0

@@ -57,7 +57,7 @@ def run_spec(what: Submission, *, retention: float | None) -> RunSpec:
         {
             "run_id": what.run_id,
             "thread_id": None if what.thread is None else what.thread.id,
-            "config": {**config.to_dict(), "metadata": _metadata(what)},
+            "config": {**config.to_dict(what.context_fields), "metadata": _metadata(what)},
             "context": config.context(what.context_fields),
             "metadata": {**_metadata(what), MARKS: _marks(what, config).model_dump(mode="json")},
             "stream_mode": pregel_modes(body.stream_mode),

@@ -15,8 +15,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
+from langgraph_sdk.runtime import ServerRuntime
 
 from runstream.errors import GraphLoadError
+from runstream_worker.auth_user import AuthUser
+from runstream_worker.factories import Access
 from runstream_worker.graphs import GraphSource, Target, graph_source, load_graphs, parse_target
 from runstream_worker.langgraph_json import read_langgraph_json
 
@@ -37,6 +40,10 @@ GRAPH = """
         made.add_edge("reply", END)
         return made
 """
+
+
+class AnyState(TypedDict, total=False):
+    answer: str
 
 
 class Write(Protocol):
@@ -213,7 +220,6 @@ class TestWhatIsAGraph:
             ("import json as graph", "is the module json"),
             ("from langchain_core.runnables import RunnableLambda\ngraph = RunnableLambda(str)", "type RunnableLambda"),
             ("def graph(config, store): ...", "this one requires config, store"),
-            ("def graph(runtime: 'ServerRuntime'): ...", "ServerRuntime exists in LangGraph's own server only"),
             ("graph = StateGraph(State)", "the StateGraph does not compile"),
         ],
     )
@@ -309,6 +315,111 @@ class TestCheckpointers:
         write("bot.py", "def graph(): return builder()")
         mine = InMemorySaver()
         assert await self.opened(load_graphs(["bot.py"])["agent"], mine) is mine
+
+
+RUNTIME = """
+    import functools
+    import contextlib
+    from typing import TYPE_CHECKING, Annotated, Any, Optional
+    import langgraph_sdk.runtime as sdk
+    from langgraph_sdk.runtime import ServerRuntime as SR
+    from langchain_core.runnables import RunnableConfig
+
+    def told(config, runtime):
+        return builder(f"{(config or {}).get('configurable', {}).get('who')} {runtime and runtime.access_context}")
+"""
+
+
+class TestServerRuntime:
+    """Factories as LangGraph's server calls them."""
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "def graph(runtime: SR): return told(None, runtime)",
+            "def graph(runtime: sdk.ServerRuntime): return told(None, runtime)",
+            "def graph(runtime: 'SR[dict]'): return told(None, runtime)",
+            "def graph(runtime: 'ServerRuntime'): return told(None, runtime)",
+            "def graph(runtime: 'ServerRuntime[Nowhere]'): return told(None, runtime)",
+            "def graph(runtime: Annotated[SR, 'x']): return told(None, runtime)",
+            "def graph(runtime: Optional[SR] = None): return told(None, runtime)",
+            "def graph(runtime: SR, /): return told(None, runtime)",
+            "async def graph(runtime: SR): return told(None, runtime)",
+            "@contextlib.asynccontextmanager\nasync def graph(runtime: SR):\n    yield told(None, runtime)",
+            "@contextlib.contextmanager\ndef graph(runtime: SR):\n    yield told(None, runtime)",
+            "def make(runtime: SR, who): return told(None, runtime)\ngraph = functools.partial(make, who=1)",
+            "class Make:\n    def __call__(self, runtime: SR): return told(None, runtime)\ngraph = Make()",
+            "class Make:\n    def make(self, runtime: 'SR'): return told(None, runtime)\ngraph = Make().make",
+        ],
+    )
+    async def test_it_alone(self, write: Write, source: str) -> None:
+        write("bot.py", dedent(RUNTIME) + source)
+        assert await answer(load_graphs(["bot.py"])["agent"]) == "None threads.create_run"
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "def graph(config, runtime: SR): return told(config, runtime)",
+            "def graph(runtime: SR, config: RunnableConfig): return told(config, runtime)",
+            "def graph(rt: 'ServerRuntime', cfg: dict): return told(cfg, rt)",
+            "def graph(config, /, runtime: SR): return told(config, runtime)",
+            "def graph(config: RunnableConfig, *, runtime: SR): return told(config, runtime)",
+            "async def graph(config, runtime: SR): return told(config, runtime)",
+            "@contextlib.asynccontextmanager\nasync def graph(config, runtime: SR):\n    yield told(config, runtime)",
+            "def make(x, config, runtime: SR): return told(config, runtime)\ngraph = functools.partial(make, 1)",
+        ],
+    )
+    async def test_it_and_the_config(self, write: Write, source: str) -> None:
+        write("bot.py", dedent(RUNTIME) + source)
+        source_ = load_graphs(["bot.py:graph"])["agent"]
+        assert await answer(source_, {"configurable": {"who": "Ann"}}) == "Ann threads.create_run"
+
+    async def test_what_it_says(self) -> None:
+        seen: list[Any] = []
+
+        def make(config: RunnableConfig, runtime: ServerRuntime[dict[str, int]]) -> Any:
+            seen.append((config, runtime))
+            return StateGraph(AnyState).add_node("a", lambda _: None).add_edge(START, "a")
+
+        source = graph_source("agent", make)
+        user = AuthUser(identity="ann")
+        config: Any = {"configurable": {"langgraph_auth_user": user}}
+        async with source.open(config, access=Access(context={"n": 1})):
+            pass
+        for reason in ("threads.read", "threads.update", "assistants.read"):
+            async with source.open({}, access=Access(reason)):
+                pass
+        run, *others = [runtime for _, runtime in seen]
+        assert (run.access_context, run.execution_runtime.context, run.store) == ("threads.create_run", {"n": 1}, None)
+        assert run.ensure_user().identity == "ann"
+        assert [each.execution_runtime for each in others] == [None, None, None]
+        assert [each.user for each in others] == [None, None, None]
+        marks = [config["configurable"]["__is_for_execution__"] for config, _ in seen]
+        assert marks == [True, False, False, False]
+
+
+class TestWhatCannotBeLoaded:
+    """One graph that cannot be loaded is that graph's error."""
+
+    async def test_the_others_are_served(self, write: Write) -> None:
+        write("good.py", "graph = builder()")
+        write("bad.py", "import not_installed_anywhere")
+        targets = ["good=good.py", "bad=bad.py:graph", "worse=nowhere.py:x", "no=good.py:gruph", "js=./a.ts:graph"]
+        graphs = load_graphs(targets)
+        assert list(graphs) == ["good", "bad", "worse", "no", "js"]
+        assert await answer(graphs["good"]) == "hello"
+        assert list(graphs.problems) == ["bad", "worse", "no", "js"]
+        assert "ModuleNotFoundError" in graphs.problems["bad"]
+        assert "did you mean 'graph'" in graphs.problems["no"]
+        assert "JavaScript" in graphs.problems["js"]
+        for name, problem in graphs.problems.items():
+            with pytest.raises(GraphLoadError) as caught:
+                await answer(graphs[name])
+            assert str(caught.value) == problem
+
+    def test_where_none_can_be_loaded_that_ends_the_start(self, write: Write) -> None:
+        write("bad.py", "1 / 0")
+        assert "ZeroDivisionError" in problem("a=bad.py:graph", "b=nowhere.py:graph")
 
 
 class TestImporting:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
@@ -124,3 +125,66 @@ async def test_the_library_streams_what_astream_does(gateway: Served) -> None:
     ended = await gateway.processes.run("enqueue", "private", "{}", "--mode", "values", "--follow", "--json")
     values = [event["data"] for event in ended.json_lines if event.get("mode") == "values"]
     assert values[-1] == WHOLE
+
+
+# -- factories --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", ["runtime", "config_and_runtime"])
+async def test_a_factory_is_given_langgraphs_server_runtime(client: LangGraphClient, graph: str) -> None:
+    of_config = {"n": 1} if graph == "config_and_runtime" else {}
+    thread_id = (await client.threads.create())["thread_id"]
+    executed: Any = await client.runs.wait(thread_id, graph, input={}, context={"n": 1})
+    assert executed["told"] == {"access": "threads.create_run", "user": None, "context": {"n": 1}, **of_config}
+    drawn: Any = await client.assistants.get_graph(graph)
+    (told,) = [node["metadata"]["told"] for node in drawn["nodes"] if node["id"] == "tell"]
+    assert told["access"] == "assistants.read"
+    assert (await client.threads.get_state(thread_id))["values"] == executed
+    assert (await client.threads.update_state(thread_id, {"told": "else"}, as_node="tell"))["checkpoint"]
+    assert (await client.threads.get_state(thread_id))["values"] == {"told": "else"}
+    assert await client.assistants.get_schemas(await _assistant_of(client, graph))
+
+
+async def _assistant_of(client: LangGraphClient, graph: str) -> str:
+    (assistant,) = await client.assistants.search(graph_id=graph, metadata={"created_by": "system"})
+    return assistant["assistant_id"]
+
+
+async def test_one_graph_that_cannot_be_loaded_is_that_graphs_error(gateway: Served, client: LangGraphClient) -> None:
+    assert "graph 'broken' cannot be loaded, and the others are served without it" in gateway.process.err
+    assert "not_installed_anywhere" in gateway.process.err
+
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        answer = await http.get("/ok")
+        assert answer.status_code == 200
+        assert answer.json()["graphs"]["not_loaded"] == ["broken"]
+        assistant_id = await _assistant_of(client, "broken")
+        for path in ("graph", "schemas", "subgraphs"):
+            refused = await http.get(f"/assistants/{assistant_id}/{path}")
+            assert refused.status_code == 424
+            assert "graph 'broken' cannot be loaded" in refused.json()["detail"]
+    assistant = await client.assistants.get(assistant_id)
+    assert assistant["description"] == "imports what is not there"
+    assert "cannot be loaded" in str((assistant["metadata"] or {})["error"])
+
+    thread_id = (await client.threads.create())["thread_id"]
+    failed: Any = await client.runs.wait(thread_id, "broken", input={}, raise_error=False)
+    assert failed["__error__"]["error"] == "GraphLoadError"
+    assert await client.runs.wait(None, "private", input={}) == PUBLIC
+
+
+async def test_its_runs_are_left_to_workers_that_have_it(gateway: Served) -> None:
+    ended = await gateway.processes.run("info", "--json")
+    assert [sorted(set(worker["graphs"]) & {"private", "broken"}) for worker in ended.json["workers"]] == [["private"]]
+    worker = await gateway.processes.worker(f"broken={PROJECT.parent / 'graphs.py'}:private")
+    try:
+        for _ in range(20):
+            ended = await gateway.processes.run("enqueue", "broken", "{}", "--result")
+            if ended.code == 0:
+                break
+            # The worker that could not load it took this one before it looked again whether another has it.
+            assert "GraphLoadError" in ended.err
+        assert ended.json == PUBLIC
+    finally:
+        worker.command.terminate()
+        await worker.command.ended()

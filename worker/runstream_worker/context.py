@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, is_typeddict
 
 from langgraph.pregel import Pregel
@@ -32,13 +32,25 @@ def fitting_context(graph: Pregel[Any, Any, Any, Any], given: Any) -> Any:
     """Return the context to call a graph with, as LangGraph's server does.
 
     Without one it is empty, so that the defaults of the graph's `context_schema` hold. Entries that the schema does not
-    have are left out: a dataclass would refuse them.
+    have are left out: a dataclass would refuse them. Where others are missing that have no default, nothing is left
+    out, so that the error names what was mistyped.
     """
     context = {} if given is None else given
     known = context_fields(graph)
     if known is None or not isinstance(context, dict):
         return context
     unknown = context.keys() - known
-    if unknown:
+    if unknown and not _required(graph.context_schema) - context.keys():
         _logger.debug("graph %r: its context has no %s", graph.name, ", ".join(sorted(unknown)))
-    return {name: value for name, value in context.items() if name in known}
+        return {name: value for name, value in context.items() if name in known}
+    return context
+
+
+def _required(kind: Any) -> set[str]:
+    """The names without which a context cannot be made."""
+    if is_dataclass(kind):
+        plain = (field for field in fields(kind) if field.init and field.default is field.default_factory is MISSING)
+        return {field.name for field in plain}
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
+    return set()

@@ -31,6 +31,7 @@ from runstream_worker.breakpoints import state_at_breakpoint
 from runstream_worker.chunks import EVENTS, Chunk, chunks
 from runstream_worker.completion import missing_messages
 from runstream_worker.context import fitting_context
+from runstream_worker.factories import Access
 from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
@@ -102,8 +103,9 @@ class Execution:
         if source is None:
             raise ProtocolError(f"this worker has no graph {request.graph!r}; it has {', '.join(self._means.graphs)}")
         config = self._config([self._final, _SlowDown(self._publisher)])
-        keep_own = self._means.settings.checkpointer_url is None
-        async with source.open(config, self._means.checkpointer, keep_own=keep_own) as opened:
+        keep_own = self._means.settings.keep_checkpointer
+        access = Access(context=request.context)
+        async with source.open(config, self._means.checkpointer, keep_own=keep_own, access=access) as opened:
             graph, saver = self._with_saver(opened)
             start = await self._start()
             if start.goes_on:

@@ -1,7 +1,7 @@
 """Factories of graphs: what each takes, and what LangGraph's server would give it.
 
-A factory takes nothing, the run's config, LangGraph's `ServerRuntime`, or both of these in any order. Which parameter is
-which its annotations say, as on LangGraph's server; they may be strings, and names under `TYPE_CHECKING`.
+A factory takes nothing, the run's config, LangGraph's `ServerRuntime`, or both of these in any order. Its annotations
+say which parameter is which, as on LangGraph's server; they may be strings, and names under `TYPE_CHECKING`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph_sdk.runtime import (
     AccessContext,
     ServerRuntime,
-    _ExecutionRuntime,  # noqa: PLC2701 - the SDK has no public way to make one
-    _ReadRuntime,  # noqa: PLC2701
+    _ExecutionRuntime,  # the SDK has no public way to make one
+    _ReadRuntime,
 )
 
 from runstream.errors import GraphLoadError
@@ -93,7 +93,8 @@ class Factory:
             given[self.config] = _marked(config, access)
         if self.runtimes:
             given |= dict.fromkeys(self.runtimes, server_runtime(config, access))
-        return self.function(*(given.pop(name) for name in self.positional), **given)
+        by_position = [given.pop(name) for name in self.positional]
+        return self.function(*by_position, **given)
 
 
 def server_runtime(config: RunnableConfig, access: Access) -> Runtime:

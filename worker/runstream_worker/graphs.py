@@ -6,10 +6,9 @@ A target is `[NAME=]TARGET`, where TARGET is one of
     path/file.py:attr     a file, relative to the current folder; its own folder is importable, too
     langgraph.json        every graph that the file names (see `langgraph_json`)
 
-`attr` is a compiled graph, a `StateGraph`, or a factory (see `factories`): a function or context manager, sync or async,
-that is called for every run. Without `:attr` it is `graph`, or else `agent`, or else the
-only graph in the module. Without `NAME=` a graph is called `agent` if it is the only target, and by its attribute
-otherwise.
+`attr` is a compiled graph, a `StateGraph`, or a factory (see `factories`): a function or context manager, sync or
+async, that is called for every run. Without `:attr` it is `graph`, or else `agent`, or else the only graph in the
+module. Without `NAME=` a graph is called `agent` if it is the only target, and by its attribute otherwise.
 
 Modules are run once, when the targets are loaded; factories are only looked at then, and called when a run opens them.
 A graph that cannot be loaded does not keep the others from being served: opening it raises what was wrong.
@@ -37,7 +36,7 @@ from langgraph.pregel import Pregel
 
 from runstream.errors import GraphLoadError
 from runstream_worker.factories import Access, Factory, is_function, takes_only_what_is_given
-from runstream_worker.importing import import_file, import_module, make_importable
+from runstream_worker.importing import NameTaken, import_file, import_module, make_importable
 from runstream_worker.infrastructure import Unavailable, is_transient
 from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
 from runstream_worker.strict_serializer import with_classes_of
@@ -247,6 +246,8 @@ def _load_target(target: Target, alone: bool) -> GraphSource:
     try:
         with _about(f"target {str(target)!r}"):
             attribute, loaded = _load(target.location, Path.cwd())
+    except NameTaken:
+        raise
     except GraphLoadError as error:
         name = target.name or _Place.parse(target.location).attribute or target.location
         return _not_loaded(name, target.location, error)
@@ -270,8 +271,10 @@ def _load_config(path: Path, projects: list[LanggraphJson]) -> list[GraphSource]
     sources = []
     for entry in config.graphs:
         try:
-            with _about(f"{path}: graphs.{entry.name} ({entry.location!r})"):
+            with _about(f"{config.path}: graphs.{entry.name} ({entry.location!r})"):
                 _, loaded = _load(entry.location, config.path.parent)
+        except NameTaken:
+            raise
         except GraphLoadError as error:
             sources.append(_not_loaded(entry.name, entry.location, error, entry.description))
         else:
@@ -412,4 +415,4 @@ def _about(subject: str) -> Iterator[None]:
     try:
         yield
     except GraphLoadError as error:
-        raise GraphLoadError(f"{subject}: {error}") from error.__cause__
+        raise type(error)(f"{subject}: {error}") from error.__cause__

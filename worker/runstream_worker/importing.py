@@ -18,6 +18,10 @@ from types import ModuleType
 from runstream.errors import GraphLoadError
 
 
+class NameTaken(GraphLoadError):
+    """Two modules of one name: of the targets together, and no matter which of them is loaded first."""
+
+
 def make_importable(folder: Path) -> None:
     """Put the folder first on the path, as Python does with the folder of a script."""
     if str(folder) not in sys.path:
@@ -101,7 +105,7 @@ def _import_from_package(path: Path, root: Path) -> ModuleType:
     package = importlib.util.find_spec(parts[0])
     origin = None if package is None else package.origin
     if origin is None or Path(origin).resolve() != root / parts[0] / "__init__.py":
-        raise GraphLoadError(f"{path} belongs to package {parts[0]!r}, but that name is taken by {origin}; rename one")
+        raise NameTaken(f"{path} belongs to package {parts[0]!r}, but that name is taken by {origin}; rename one")
     return import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
@@ -119,7 +123,7 @@ def _refuse_foreign_siblings(path: Path) -> None:
         siblings = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
         own = next((sibling for sibling in siblings if sibling.is_file()), None)
         if own is not None and loaded is not None and not _is_installed(loaded) and Path(loaded).resolve() != own:
-            raise GraphLoadError(f"imports {name!r}, which is {own}, but {loaded} has that name already; rename one")
+            raise NameTaken(f"imports {name!r}, which is {own}, but {loaded} has that name already; rename one")
 
 
 def _imported(tree: ast.AST) -> set[str]:

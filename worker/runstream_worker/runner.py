@@ -25,6 +25,7 @@ from runstream.connection import connect
 from runstream.eviction import read_eviction
 from runstream.keys import Keys, join_names
 from runstream.model import Status, StopAction
+from runstream.records import Records
 from runstream.scripts import BeatReply, Claimed, Scripts
 from runstream.tasks import cancel
 from runstream_worker.attempt import Attempt
@@ -36,6 +37,7 @@ from runstream_worker.outbox import Outbox
 from runstream_worker.outcome import GivenBack, Outcome
 from runstream_worker.pulse import RUNNING_TTL, Pulse
 from runstream_worker.settings import WorkerSettings
+from runstream_worker.unloaded import Orphans, loaded
 
 _CLAIM_AT_ONCE = 4
 """Small, so that a burst spreads over the workers that are idle: each takes some and rings for the next."""
@@ -57,9 +59,10 @@ def new_worker_id() -> str:
 class Runner:
     """Executes runs; `open_runner` makes one that is at work."""
 
-    def __init__(self, worker_id: str, graphs: Sequence[str], bells: Redis, stops: Redis, means: Means) -> None:
+    def __init__(self, worker_id: str, bells: Redis, stops: Redis, means: Means, orphans: Orphans) -> None:
         self.worker_id = worker_id
-        self._graphs = list(graphs)
+        self._orphans = orphans
+        self._graphs = loaded(means.graphs)
         self._stops = stops
         self._bells = bells
         self._means = means
@@ -159,6 +162,7 @@ class Runner:
 
     async def _claim_and_wait(self) -> None:
         """Claim once; where nothing more is due, wait for a bell. Where no slot is free, wait for one."""
+        self._graphs = [*loaded(self._means.graphs), *await self._orphans.names()]
         free = self._means.settings.concurrency - len(self._attempts)
         if free <= 0:
             self._freed.clear()
@@ -302,12 +306,13 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         outbox = Outbox(Scripts(sending, keys), byte_limit=settings.max_stream_bytes)
         worker_id = new_worker_id()
         means = Means(worker_id, graphs, checkpointer, Scripts(calls, keys), outbox, settings)
-        runner = Runner(worker_id, list(graphs), bells, stops, means)
+        orphans = Orphans(graphs, Records(calls, keys, _once), every=settings.poll_interval)
+        runner = Runner(worker_id, bells, stops, means, orphans)
         pulse = Pulse(
             runner.worker_id,
             settings,
             runs=lambda: runner.running,
-            about=_about(graphs, settings),
+            about=_about(loaded(graphs), settings),
             on_reply=runner.on_beat,
         )
         loops = [asyncio.create_task(outlive(loop)) for loop in (outbox.run, runner.hear_stops)]
@@ -321,13 +326,18 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
             await runner.drain(settings.shutdown_grace)
 
 
+async def _once(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Make a call to Redis; the claim loop, which needs it, tries again."""
+    return await call()
+
+
 async def _connected(stack: AsyncExitStack, url: str, *, connections: int, answer_within: float) -> Redis:
     redis = connect(url, connections=connections, answer_within=answer_within)
     stack.push_async_callback(redis.aclose)
     return redis
 
 
-def _about(graphs: Mapping[str, GraphSource], settings: WorkerSettings) -> dict[str, str | int]:
+def _about(graphs: Sequence[str], settings: WorkerSettings) -> dict[str, str | int]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),

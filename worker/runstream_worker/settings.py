@@ -20,7 +20,8 @@ class WorkerSettings:
         concurrency: how many runs one process executes at a time.
         checkpointer_url: where LangGraph keeps its checkpoints: `redis` (where the runs are), `redis://...`,
             `sqlite:///PATH`, `postgresql://...`, `memory://`; or `none`, which leaves each graph what it was compiled
-            with. None is `redis` for graphs that were compiled without one.
+            with. None is `redis`.
+        keep_checkpointer: whether graphs keep the checkpointer that they were compiled with, if any.
         checkpoint_classes: classes, `module:Class` each, of which checkpoints may hold objects, beside LangGraph's own
             and those that a graph's state is declared with. Objects of others are read as plain data.
         restartable: the graphs, by name, whose runs may start over where they have no checkpoints to go on from.
@@ -47,6 +48,7 @@ class WorkerSettings:
     namespace: str = "runstream"
     concurrency: int = 25
     checkpointer_url: str | None = field(default=None, repr=False)
+    keep_checkpointer: bool = False
     checkpoint_classes: tuple[str, ...] = ()
     restartable: frozenset[str] = frozenset()
     strict_json: bool = False

@@ -1,4 +1,4 @@
-"""Who makes the request that is being served: what factories of graphs get of the caller when the gateway calls them."""
+"""The caller of the request that is being served, for the factories of graphs that the gateway calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from runstream_worker.auth_user import with_auth_user
 
-# A graph is opened deep below the routes, from a dozen places, and its factory wants the user: as with LangGraph's server.
+# A graph is opened deep below the routes, from a dozen places, and its factory may ask for the user.
 _of_caller: Final[ContextVar[Mapping[str, Any] | None]] = ContextVar("runstream_gateway_caller", default=None)
 
 

@@ -36,6 +36,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
     from runstream_gateway.settings import DEFAULT_THREAD_TTL, GatewaySettings  # noqa: PLC0415 - with the others
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
     from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
+    from runstream_worker.unloaded import loaded  # noqa: PLC0415 - imports langgraph
 
     graphs = load(args)
     projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
@@ -65,7 +66,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
     )
 
     def tell(url: str) -> None:
-        _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": list(graphs)}, output, parent)
+        _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": loaded(graphs)}, output, parent)
 
     tune_collector()
     run_loop(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))

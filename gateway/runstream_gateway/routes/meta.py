@@ -32,6 +32,12 @@ class WorkersPart(Part):
     live: int = Field(description="How many have said something within the last minute.")
 
 
+class GraphsPart(Part):
+    """The graphs, where some of them cannot be loaded."""
+
+    not_loaded: list[str] = Field(description="Their names. Runs of the other graphs are served.")
+
+
 class Health(BaseModel):
     """Whether requests can be served. Without workers they can: runs are kept until there is one."""
 
@@ -39,6 +45,7 @@ class Health(BaseModel):
     redis: Part | None = None
     checkpointer: Part | None = None
     workers: WorkersPart | None = None
+    graphs: GraphsPart | None = None
 
 
 class Info(BaseModel):

@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
     from runstream_worker.app import serve_process  # noqa: PLC0415 - imports arq
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
+    from runstream_worker.unloaded import loaded  # noqa: PLC0415 - imports langgraph
 
     unknown = sorted(set(args.restartable) - set(graphs))
     if unknown:
@@ -79,7 +80,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
     )
 
     async def tell(ctx: dict[Any, Any]) -> None:
-        ready = Ready(ctx["runner"].worker_id, tuple(graphs), settings.concurrency)
+        ready = Ready(ctx["runner"].worker_id, tuple(loaded(graphs)), settings.concurrency)
         if parent is None:
             _announce(ready, output)
         else:
@@ -107,6 +108,8 @@ def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
         loaded = load_graphs(args.targets, config_file=Path(args.config) if args.config else None)
         for warning in loaded.warnings:
             _logger.warning("%s", warning)
+        for name, problem in loaded.problems.items():
+            _logger.error("graph %r cannot be loaded, and the others are served without it: %s", name, problem)
         return loaded
     from runstream_worker.default_agent import default_agent  # noqa: PLC0415 - imports langchain
 
