@@ -112,7 +112,7 @@ async def open_gateway(
             saver,
             lane,
             turns,
-            keep_own=settings.keep_checkpointer,
+            keep_own=settings.keeps_own,
             show_errors=settings.show_errors,
             patience=settings.checkpoint_patience,
         )

@@ -96,7 +96,7 @@ class GatewaySettings:
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)
     namespace: str = "runstream"
     checkpointer_url: str | None = field(default=None, repr=False)
-    keep_checkpointer: bool = False
+    keep_checkpointer: bool | None = None
     checkpoint_patience: float = 10.0
     checkpoint_classes: tuple[str, ...] = ()
     heartbeat: float = 5.0
@@ -118,6 +118,11 @@ class GatewaySettings:
     webhook_first_wait: float = 5.0
     webhook_timeout: float = 10.0
     cors: Cors = field(default_factory=Cors)
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether graphs keep the checkpointer that they were compiled with."""
+        return self.checkpointer_url is None if self.keep_checkpointer is None else self.keep_checkpointer
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

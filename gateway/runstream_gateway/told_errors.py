@@ -13,6 +13,7 @@ _TOLD = frozenset(
     | {"HTTPException", "GraphRecursionError", "InvalidUpdateError", "EmptyInputError", "EmptyChannelError"}
     | {"TaskNotFound", "NodeTimeoutError", "EncodingError", "WorkerLost", "ProtocolError", "InvalidRequest"}
     | {"NothingToGoOnFrom", "StreamTooLarge", "ResultTooLarge", "PublishRefused", "WorkerShutdown", "GraphExited"}
+    | {"NoStore"}
 )
 UNTOLD = "An internal error occurred"
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
+from redis import Redis
 from tests.gateway.served import Served, served_beside
 
 PROJECT: Final = Path(__file__).parent / "interfaces" / "langgraph.json"
@@ -188,3 +189,50 @@ async def test_its_runs_are_left_to_workers_that_have_it(gateway: Served) -> Non
     finally:
         worker.command.terminate()
         await worker.command.ended()
+
+
+# -- checkpointers and stores ------------------------------------------------------------------------------------------
+
+
+async def test_a_checkpointer_that_a_graph_was_compiled_with_is_replaced(
+    gateway: Served, client: LangGraphClient
+) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread_id, "in_memory", input={})
+    assert (await client.threads.get_state(thread_id))["values"] == {"note": "kept"}
+    assert len(await client.threads.get_history(thread_id)) > 1
+    note = "graph 'in_memory' was compiled with InMemorySaver, which redis replaces; --keep-checkpointer keeps it"
+    assert note in gateway.process.err
+
+
+async def test_it_is_kept_where_that_is_asked_for(gateway: Served) -> None:
+    target = f"kept={PROJECT.parent / 'persistence.py'}:in_memory"
+    worker = await gateway.processes.worker(target, "--keep-checkpointer")
+    try:
+        for _ in range(2):
+            ended = await gateway.processes.run("enqueue", "kept", "{}", "--thread", "kept", "--result")
+            assert ended.json == {"note": "kept"}
+        assert "graph 'kept' keeps the InMemorySaver that it was compiled with" in worker.command.err
+        with Redis.from_url(gateway.redis_url) as redis:
+            assert list(redis.scan_iter("*:checkpoints:kept")) == []
+    finally:
+        worker.command.terminate()
+        await worker.command.ended()
+
+
+@pytest.mark.parametrize("graph", ["takes_store", "of_runtime", "of_config", "injected"])
+async def test_a_graph_that_needs_a_store_says_so(client: LangGraphClient, graph: str) -> None:
+    failed: Any = await client.runs.wait(None, graph, input={}, raise_error=False)
+    assert failed["__error__"]["error"] == "NoStore"
+    assert failed["__error__"]["message"].startswith("the graph needs a store (")
+    assert failed["__error__"]["message"].endswith("compile the graph with one: builder.compile(store=...)")
+
+
+async def test_nothing_else_is_taken_for_the_lack_of_a_store(gateway: Served, client: LangGraphClient) -> None:
+    assert await client.runs.wait(None, "optional", input={}) == {"note": "none"}
+    assert await client.runs.wait(None, "own_store", input={}) == {"note": "kept"}
+    failed: Any = await client.runs.wait(None, "other_none", input={}, raise_error=False)
+    assert failed["__error__"]["error"] == "AttributeError"
+    assert "graph 'takes_store' needs a store (node 'node' takes one)" in gateway.process.err
+    assert "graph 'own_store' was compiled with InMemoryStore" in gateway.process.err
+    assert "graph 'optional' needs" not in gateway.process.err

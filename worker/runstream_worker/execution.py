@@ -39,6 +39,7 @@ from runstream_worker.outbox import Outbox, Publisher
 from runstream_worker.outcome import FinalState, NothingToGoOnFrom, Outcome
 from runstream_worker.past import Past
 from runstream_worker.patient_saver import patient
+from runstream_worker.persistence import no_store
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
 from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
@@ -79,6 +80,7 @@ class Execution:
     def __init__(self, request: RunRequest, claimed: Claimed, means: Means, publisher: Publisher) -> None:
         self.is_open = False
         self.saver: Saver | None = None
+        self._graph: Graph | None = None
         self._request = request
         self._claimed = claimed
         self._means = means
@@ -96,14 +98,24 @@ class Execution:
             ProtocolError: the worker has no such graph, or the stream is of another version.
             Unavailable: what the worker depends on is away.
             NothingToGoOnFrom: the graph keeps no checkpoints, and the run may not start over.
+            NoStore: the graph uses a store, and there is none.
             GraphDrained: `drain` was called, and what was done so far is saved.
         """
+        try:
+            return await self._run()
+        except (AttributeError, ValueError) as error:
+            missing = no_store(self._graph, error)
+            if missing is None:
+                raise
+            raise missing from error
+
+    async def _run(self) -> Outcome:
         request = self._request
         source = self._means.graphs.get(request.graph)
         if source is None:
             raise ProtocolError(f"this worker has no graph {request.graph!r}; it has {', '.join(self._means.graphs)}")
         config = self._config([self._final, _SlowDown(self._publisher)])
-        keep_own = self._means.settings.keep_checkpointer
+        keep_own = self._means.settings.keeps_own
         access = Access(context=request.context)
         async with source.open(config, self._means.checkpointer, keep_own=keep_own, access=access) as opened:
             graph, saver = self._with_saver(opened)
@@ -151,6 +163,7 @@ class Execution:
     def _with_saver(self, graph: Graph) -> tuple[Graph, RunSaver | None]:
         """The graph with a checkpointer that belongs to this attempt, if it has any."""
         self.is_open = True
+        self._graph = graph
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             return graph, None
         self.saver = patient(graph.checkpointer, self._means.settings.checkpoint_patience)

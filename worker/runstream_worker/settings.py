@@ -21,7 +21,8 @@ class WorkerSettings:
         checkpointer_url: where LangGraph keeps its checkpoints: `redis` (where the runs are), `redis://...`,
             `sqlite:///PATH`, `postgresql://...`, `memory://`; or `none`, which leaves each graph what it was compiled
             with. None is `redis`.
-        keep_checkpointer: whether graphs keep the checkpointer that they were compiled with, if any.
+        keep_checkpointer: whether graphs keep the checkpointer that they were compiled with, if any. None is yes unless
+            `checkpointer_url` is given: in code, the graph and the worker have one author. The commands say no.
         checkpoint_classes: classes, `module:Class` each, of which checkpoints may hold objects, beside LangGraph's own
             and those that a graph's state is declared with. Objects of others are read as plain data.
         restartable: the graphs, by name, whose runs may start over where they have no checkpoints to go on from.
@@ -48,7 +49,7 @@ class WorkerSettings:
     namespace: str = "runstream"
     concurrency: int = 25
     checkpointer_url: str | None = field(default=None, repr=False)
-    keep_checkpointer: bool = False
+    keep_checkpointer: bool | None = None
     checkpoint_classes: tuple[str, ...] = ()
     restartable: frozenset[str] = frozenset()
     strict_json: bool = False
@@ -66,6 +67,11 @@ class WorkerSettings:
     cancel_grace: float = 5.0
     shutdown_grace: float = 20.0
     poll_interval: float = 1.0
+
+    @property
+    def keeps_own(self) -> bool:
+        """Whether graphs keep the checkpointer that they were compiled with."""
+        return self.checkpointer_url is None if self.keep_checkpointer is None else self.keep_checkpointer
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

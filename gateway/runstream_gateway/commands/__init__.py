@@ -49,6 +49,7 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
         help="as the workers have it; else RUNSTREAM_CHECKPOINTER, else redis",
     )
+    parser.add_argument("--keep-checkpointer", action="store_true", help="as the workers have it")
     parser.add_argument(
         "--checkpoint-patience",
         type=_seconds,

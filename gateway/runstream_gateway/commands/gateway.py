@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from runstream.cli.exits import Exit
 from runstream.cli.session import namespace, redis_url
 from runstream.cli.terminal import Output
-from runstream_worker.commands.worker import checkpoint_classes, checkpointer_of, load, reach_redis, set_up_logging
+from runstream_worker.commands.worker import (
+    checkpoint_classes,
+    checkpointer_of,
+    load,
+    log_notes,
+    reach_redis,
+    set_up_logging,
+)
 from runstream_worker.supervisor import Parent
 
 _logger = logging.getLogger("runstream.gateway")
@@ -50,6 +57,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         redis_url=redis_url(args),
         namespace=namespace(args),
         checkpointer_url=args.checkpointer or configured.location,
+        keep_checkpointer=args.keep_checkpointer,
         checkpoint_patience=args.checkpoint_patience,
         thread_ttl=configured.ttl or DEFAULT_THREAD_TTL,
         checkpoint_classes=checkpoint_classes(configured),
@@ -64,6 +72,8 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         webhook_allow=_webhook_allow(args),
         webhook_secret=os.environ.get("RUNSTREAM_WEBHOOK_SECRET") or None,
     )
+
+    log_notes(graphs, settings.checkpointer_url, keep=settings.keeps_own)
 
     def tell(url: str) -> None:
         _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": loaded(graphs)}, output, parent)

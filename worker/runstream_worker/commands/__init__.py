@@ -92,8 +92,10 @@ def _add_worker_options(parser: argparse.ArgumentParser, *, grace: float) -> Non
         type=_not_empty,
         metavar="URL",
         default=os.environ.get("RUNSTREAM_CHECKPOINTER") or None,
-        help="redis, sqlite:///FILE, postgresql://..., memory:// or none; else RUNSTREAM_CHECKPOINTER, else redis for "
-        "graphs that were compiled without one",
+        help="redis, sqlite:///FILE, postgresql://..., memory:// or none; else RUNSTREAM_CHECKPOINTER, else redis",
+    )
+    parser.add_argument(
+        "--keep-checkpointer", action="store_true", help="graphs keep the checkpointer that they were compiled with"
     )
     parser.add_argument(
         "--restartable",

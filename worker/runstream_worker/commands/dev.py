@@ -235,6 +235,8 @@ def gateway_command_of(args: argparse.Namespace, port: int) -> WorkerCommand:
     arguments = [f"--host={args.host}", f"--port={port}", "--show-errors", f"--log-level={args.log_level}"]
     if args.config is not None:
         arguments.append(f"--config={args.config}")
+    if args.keep_checkpointer:
+        arguments.append("--keep-checkpointer")
     environment = dict(command_of(args).environment)
     return WorkerCommand([*arguments, "--", *args.targets], environment, role="gateway")
 

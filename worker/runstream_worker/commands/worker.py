@@ -69,6 +69,7 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         namespace=namespace(args),
         concurrency=args.concurrency,
         checkpointer_url=args.checkpointer or configured.location,
+        keep_checkpointer=args.keep_checkpointer,
         checkpoint_ttl=configured.ttl or WorkerSettings.checkpoint_ttl,
         checkpoint_patience=args.checkpoint_patience,
         max_faults=args.max_faults,
@@ -78,6 +79,8 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
         run_timeout=args.run_timeout,
         shutdown_grace=args.shutdown_grace,
     )
+
+    log_notes(graphs, settings.checkpointer_url, keep=settings.keeps_own)
 
     async def tell(ctx: dict[Any, Any]) -> None:
         ready = Ready(ctx["runner"].worker_id, tuple(loaded(graphs)), settings.concurrency)
@@ -118,6 +121,14 @@ def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
     return {"agent": graph_source("agent", default_agent(), location="runstream's default agent")}
 
 
+def log_notes(graphs: Mapping[str, GraphSource], checkpointer: str | None, *, keep: bool) -> None:
+    """Log what an operator should know of what the graphs keep and need."""
+    from runstream_worker.persistence import notes  # noqa: PLC0415 - imports langgraph
+
+    for note in notes(graphs, checkpointer=checkpointer, keep=keep):
+        _logger.warning("%s", note)
+
+
 def checkpointer_of(graphs: Mapping[str, GraphSource]) -> ConfiguredCheckpointer:
     """The checkpointer of the project that the graphs come from; the first one's where there are several."""
     from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
@@ -148,6 +159,8 @@ def command_of(args: argparse.Namespace) -> WorkerCommand:
         arguments.append(f"--run-timeout={args.run_timeout}")
     if args.config is not None:
         arguments.append(f"--config={args.config}")
+    if args.keep_checkpointer:
+        arguments.append("--keep-checkpointer")
     environment = {REDIS_URL_VARIABLE: redis_url(args), NAMESPACE_VARIABLE: namespace(args)}
     if args.checkpointer is not None:
         environment["RUNSTREAM_CHECKPOINTER"] = args.checkpointer
