@@ -1,4 +1,4 @@
-"""A gateway that is called in its own process: by a project's routes, its authentication, the factories of its graphs."""
+"""A gateway that is called in its own process: by a project's routes, its authentication, its factories of graphs."""
 
 from __future__ import annotations
 
@@ -118,8 +118,10 @@ class _Exchange(httpx.AsyncByteStream):
     async def _put(self, message: Message | BaseException | None) -> None:
         if self._left.is_set():
             return
-        putting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._messages.put(message), self._here))
-        leaving = asyncio.ensure_future(self._left.wait())
+        putting: asyncio.Future[Any] = asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._messages.put(message), self._here)
+        )
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(self._left.wait())
         try:
             await asyncio.wait({putting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:

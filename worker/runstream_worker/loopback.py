@@ -1,4 +1,4 @@
-"""`langgraph_sdk.get_client()` without a URL, in nodes and in a project's own routes: it means this deployment's gateway.
+"""`langgraph_sdk.get_client()` without a URL, in nodes and in a project's own routes: it means the own gateway.
 
 The SDK takes such a call for one within LangGraph's own server and looks for that in its process. What it would call
 there is put in the place of its transport: in a gateway the gateway itself, in a worker the one that has been named.
@@ -6,12 +6,12 @@ there is put in the place of its transport: in a gateway the gateway itself, in 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
-from langgraph_sdk._async import client as sdk_client
 
 GATEWAY_URL_VARIABLE: Final = "RUNSTREAM_GATEWAY_URL"
 _DEFER_VARIABLE: Final = "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"
@@ -73,11 +73,11 @@ def install(target: Callable[[], httpx.AsyncBaseTransport], *, replace: bool = T
         target: gives a transport of a client's own; what it raises the client's caller gets.
         replace: whether this takes the place of an earlier target.
     """
+    sdk_client: Any = importlib.import_module("langgraph_sdk._async.client")
     if not replace and isinstance(sdk_client.get_asgi_transport, _Transports):
         return
     os.environ[_DEFER_VARIABLE] = "true"
-    transports: Any = _Transports(target)
-    sdk_client.get_asgi_transport = transports
+    sdk_client.get_asgi_transport = _Transports(target)
 
 
 class _Transports:
