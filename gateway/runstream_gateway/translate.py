@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runstream import Event, EventId, Voids
-from runstream.messages import Messages
+from runstream.messages import Messages, is_chunk, is_removal
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.marks import ApiMode
@@ -136,13 +136,14 @@ class _Sums:
     def frames(self, event: Event) -> Sequence[Frame]:
         self._messages.add(event)
         message, metadata = event.data
-        message_id = message.get("id")
-        told = self._messages.message(message_id) if message_id is not None else None
-        if told is None:
+        if is_removal(message):
+            return (frame("messages/complete", [message], event.id),)
+        told = self._messages.of(event)
+        message_id = None if told is None else told.get("id")
+        if told is None or message_id is None:
             return ()
-        is_chunk = str(message.get("type", "")).endswith("Chunk")
         whole = {**told, "type": "ai"} if told.get("type") == "AIMessageChunk" else told
-        sum_ = frame("messages/partial" if is_chunk else "messages/complete", [whole], event.id)
+        sum_ = frame("messages/partial" if is_chunk(message) else "messages/complete", [whole], event.id)
         if message_id in self._told:
             return (sum_,)
         self._told.add(message_id)

@@ -2,8 +2,8 @@
 
 An entry of the stream has one field, whose name is the version of the format and whose value is JSON:
 
-- `{"m": mode, "n": [namespace], "k": task, "s": [steps], "d": data, "i": [interrupts]}`, where `n` is left out at the
-  root, `k` and `s` where they are not known, and `i` is there with `version="v2"` values only; or
+- `{"m": mode, "n": [namespace], "k": task, "s": [steps], "c": call, "d": data, "i": [interrupts]}`, where `n` is left
+  out at the root, `k`, `s` and `c` where they are not known, and `i` is there with `version="v2"` values only; or
 - a further chunk of a message, told as its difference from the message's first event, the base:
   `{"b": base id, "t": text}` replaces the base's `content`, `{"b": base id, "d": {...}}` the fields in it.
 """
@@ -81,6 +81,7 @@ class Decoder:
             wire["d"],
             None if interrupts is None else tuple(interrupts),
             wire.get("k"),
+            wire.get("c"),
         )
         if event.mode == "messages":
             self._remember(event)
@@ -92,7 +93,7 @@ class Decoder:
             raise MissingBase(base_id)
         message, metadata = base.data
         changes = {"content": wire["t"]} if "t" in wire else wire["d"]
-        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata], None, base.task)
+        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata], None, base.task, base.call)
 
     def _remember(self, base: Event) -> None:
         self._bases[base.id] = base

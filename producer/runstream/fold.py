@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from runstream.messages import Messages
+from runstream.messages import Messages, is_removal
 from runstream.model import ErrorInfo, Event, EventId, Status
 from runstream.voids import Voids, stands_behind
 
@@ -74,9 +74,9 @@ class Fold:
         """The messages, in the order in which they appeared, as LangChain's `model_dump()` gives them.
 
         A streamed message is the sum of its chunks, as LangChain adds them; its type is `AIMessageChunk` until its last
-        chunk has come or the run has ended, and `ai` then. A message that comes whole replaces what there was of it
-        (a `remove`: leaves nothing of it). Read them, do not change them; those that do not change stay the same
-        objects.
+        chunk has come or the run has ended, and `ai` then. A message that comes whole replaces what there was of it.
+        What a `RemoveMessage` names is left out: one message, or all of its graph and the graphs below. Read them, do
+        not change them; those that do not change stay the same objects.
         """
         return self._messages.tell()
 
@@ -122,10 +122,17 @@ class Fold:
         return _NOTHING
 
     def _add_message(self, event: Event) -> frozenset[Changed]:
-        if self._nodes is not None and event.data[1].get("langgraph_node") not in self._nodes:
+        if not self._is_wanted(event):
             return _NOTHING
         self._messages.add(event)
         return _MESSAGES
+
+    def _is_wanted(self, event: Event) -> bool:
+        message, metadata = event.data
+        if is_removal(message) or (message.get("id") is not None and self._messages.knows(message["id"])):
+            # Any node may remove a message, or put it back.
+            return True
+        return self._nodes is None or metadata.get("langgraph_node") in self._nodes
 
     def _add_values(self, event: Event) -> frozenset[Changed]:
         changed = _NOTHING

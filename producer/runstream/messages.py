@@ -7,7 +7,7 @@ together. Only of events that come from no task is each one kept apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runstream.merging import Tree, add_usage, merge_content, merge_dicts, merge_lists, plain
@@ -23,24 +23,32 @@ _CALL_FIELDS = ("name", "args", "id", "index")
 _FROM_LANGCHAIN = "lc_"
 
 
+REMOVE_ALL: Final = "__remove_all__"
+"""The id of LangGraph's `RemoveMessage` that stands for all messages of its graph, and of the graphs below it."""
+
+
 class _Part:
     """What one task has published of one message in one go, or an event that comes from no task, or a whole message.
 
     Attributes:
         task, event_id: where it comes from; the event's id only where it is one event.
+        call: the model's call that streamed it, where it is known.
         first_id: the id of its first event.
         ids: those under which the message came.
         ns, metadata: of its first event.
         whole: whether it is no chunk, and so takes the place of what came before it.
+        removes: whether it is no message but removes one, or all.
         tree: the sum of its chunks.
     """
 
-    __slots__ = ("event_id", "first_id", "ids", "metadata", "ns", "task", "tree", "whole")
+    __slots__ = ("call", "event_id", "first_id", "ids", "metadata", "ns", "removes", "task", "tree", "whole")
 
     def __init__(self, event: Event, message: dict[str, Any], metadata: dict[str, Any]) -> None:
         message_id = message.get("id")
-        self.whole = not _is_chunk(message)
+        self.whole = not is_chunk(message)
+        self.removes = is_removal(message)
         self.task = event.task
+        self.call = event.call
         self.event_id = event.id if self.whole or event.task is None else None
         self.first_id = event.id
         self.ids = [] if message_id is None else [message_id]
@@ -50,21 +58,19 @@ class _Part:
 
     def takes(self, event: Event) -> bool:
         """Whether a further chunk of its message is void whenever this is."""
-        return self.task is not None and self.task == event.task and not self.whole
+        return self.task is not None and self.task == event.task and self.call == event.call and not self.whole
 
 
 class _Message:
     """One message: its parts in their order, and what they amount to, once somebody has asked."""
 
-    __slots__ = ("parts", "told")
+    __slots__ = ("is_removed", "left_over", "parts", "told")
 
     def __init__(self) -> None:
         self.parts: list[_Part] = []
         self.told: dict[str, Any] | None = None
-
-    @property
-    def ids(self) -> list[str]:
-        return [message_id for part in self.parts for message_id in part.ids]
+        self.is_removed = False
+        self.left_over = 0
 
     @property
     def is_open(self) -> bool:
@@ -74,17 +80,33 @@ class _Message:
 
     def tell(self, *, ended: bool) -> dict[str, Any] | None:
         """The message as it stands; None where it was removed."""
+        if self.is_removed:
+            return None
         if self.told is None:
-            parts = self._standing()
-            self.told = _told(_sum(parts), _best_id(self.ids), ended=ended) if parts else None
+            parts = self.standing()
+            ids = [message_id for part in parts for message_id in part.ids]
+            self.told = _told(_sum(parts), _best_id(ids), ended=ended)
         return self.told
 
-    def _standing(self) -> Sequence[_Part]:
-        """The parts that count: a whole message replaces those before it, a removal leaves nothing of them."""
-        for at in range(len(self.parts) - 1, -1, -1):
-            if self.parts[at].whole:
-                return self.parts[at + 1 if self.parts[at].tree.get("type") == "remove" else at :]
-        return self.parts
+    def standing(self) -> Sequence[_Part]:
+        """The parts that count: a whole message, or another call of the model, takes the place of those before."""
+        last = self.parts[-1]
+        if last.call is not None:
+            return [part for part in self.parts if part.call == last.call]
+        whole = [at for at, part in enumerate(self.parts) if part.whole]
+        return self.parts[max(self.left_over, *whole[-1:], 0) :]
+
+    def part_for(self, event: Event) -> _Part | None:
+        """The part that a further chunk goes into; None where it begins another."""
+        if self.is_removed:
+            return None
+        parts = reversed(self.parts) if event.call is not None else self.parts[-1:]
+        return next((part for part in parts if part.takes(event)), None)
+
+    def remove(self) -> None:
+        """Take it that the message is gone; should it come again, only what comes of it then counts."""
+        self.is_removed = True
+        self.left_over = len(self.parts)
 
 
 class Messages:
@@ -94,36 +116,36 @@ class Messages:
         self._parts: list[_Part] = []
         self._in_order: list[_Message] = []
         self._by_id: dict[str, _Message] = {}
-        self._begun_by: dict[str, list[_Message]] = {}
+        self._by_call: dict[str, _Message] = {}
         self._ended = False
 
     def add(self, event: Event) -> None:
         """Take an event of the mode `messages`."""
         message, metadata = event.data
-        message_id = message.get("id")
-        known = self._by_id.get(message_id) if message_id is not None else None
-        if known is None and message_id is not None and event.task is not None and _is_chunk(message):
-            known = self._same_call(message_id, event.task, event.ns, metadata)
-        if known is not None and known.parts[-1].takes(event) and _is_chunk(message):
-            part = known.parts[-1]
-            _add_chunk(part.tree, message)
-            if message_id not in part.ids:
-                part.ids.append(message_id)
-                self._by_id[message_id] = known
-            known.told = None
-        else:
+        known = self._known(event, message)
+        part = known.part_for(event) if known is not None and is_chunk(message) else None
+        if known is None or part is None:
             part = _Part(event, message, metadata)
             self._parts.append(part)
             self._place(part)
+            return
+        _add_chunk(part.tree, message)
+        known.told = None
+        message_id = message.get("id")
+        if message_id is not None and message_id not in part.ids:
+            part.ids.append(message_id)
+            if message_id in self._by_id:
+                self._place_all()  # the id of an earlier message, whose place this one takes
+            else:
+                self._by_id[message_id] = known
 
     def leave_out(self, voids: Voids) -> bool:
         """Take out what is void; tell whether there was any."""
         kept = [part for part in self._parts if not voids.covers_source(part.task, part.event_id, part.first_id)]
         if len(kept) == len(self._parts):
             return False
-        self._parts, self._in_order, self._by_id, self._begun_by = kept, [], {}, {}
-        for part in kept:
-            self._place(part)
+        self._parts = kept
+        self._place_all()
         return True
 
     def end(self) -> bool:
@@ -139,51 +161,58 @@ class Messages:
         told = (message.tell(ended=self._ended) for message in self._in_order)
         return [message for message in told if message is not None]
 
-    def message(self, message_id: str) -> dict[str, Any] | None:
-        """One message as it stands; None where there is none, or it was removed."""
-        message = self._by_id.get(message_id)
+    def of(self, event: Event) -> dict[str, Any] | None:
+        """The message of an event that has been added, as it stands; None where there is none, or it was removed."""
+        message = self._known(event, event.data[0])
         return None if message is None else message.tell(ended=self._ended)
 
     def metadata_of(self, message_id: str) -> dict[str, Any] | None:
-        """What LangGraph says of a message."""
+        """What LangGraph says of a message; None where there is none, or it was removed."""
         message = self._by_id.get(message_id)
-        return None if message is None else message.parts[0].metadata
+        return None if message is None or message.is_removed else message.parts[0].metadata
+
+    def knows(self, message_id: str | None) -> bool:
+        """Whether a message has come under an id, be it removed by now or not."""
+        return message_id in self._by_id
+
+    def _known(self, event: Event, message: dict[str, Any]) -> _Message | None:
+        known = self._by_call.get(event.call) if event.call is not None else None
+        return known or self._by_id.get(message.get("id", ""))
+
+    def _place_all(self) -> None:
+        self._in_order, self._by_id, self._by_call = [], {}, {}
+        for part in self._parts:
+            self._place(part)
 
     def _place(self, part: _Part) -> None:
         """Put a part to its message, or begin one."""
+        if part.removes:
+            self._remove(part)
+            return
         message = next((self._by_id[message_id] for message_id in part.ids if message_id in self._by_id), None)
-        if message is None and part.ids and part.task is not None and not part.whole:
-            message = self._same_call(part.ids[0], part.task, part.ns, part.metadata)
+        if part.call is not None:
+            message = self._by_call.get(part.call, message)
         if message is None:
             message = _Message()
             self._in_order.append(message)
-            if part.task is not None and not part.whole:
-                self._begun_by.setdefault(part.task, []).append(message)
+        elif message.is_removed:
+            message.is_removed = False
+            self._in_order.append(message)
         message.parts.append(part)
         message.told = None
         self._by_id.update(dict.fromkeys(part.ids, message))
+        if part.call is not None:
+            self._by_call[part.call] = message
 
-    def _same_call(self, message_id: str, task: str, ns: tuple[str, ...], metadata: dict[str, Any]) -> _Message | None:
-        """The message that a chunk with a new id belongs to all the same.
-
-        Some providers tell their own id of a message with one of its chunks only, and LangChain gives the others one
-        that it has made. The sum has the provider's.
-        """
-        begun = self._begun_by.get(task)
-        if not begun:
-            return None
-        begun[:] = [message for message in begun if message.is_open]
-        made = message_id.startswith(_FROM_LANGCHAIN)
-        for message in begun:
-            first = message.parts[0]
-            if first.ns == ns and first.metadata == metadata and _lacks(message.ids, made=made):
-                return message
-        return None
-
-
-def _lacks(ids: Iterable[str], *, made: bool) -> bool:
-    """Whether none of the ids is of the kind: made by LangChain, or a provider's."""
-    return all(message_id.startswith(_FROM_LANGCHAIN) is not made for message_id in ids)
+    def _remove(self, part: _Part) -> None:
+        """Remove what a removal names."""
+        if REMOVE_ALL in part.ids:
+            gone = [message for message in self._in_order if message.parts[0].ns[: len(part.ns)] == part.ns]
+        else:
+            gone = [self._by_id[message_id] for message_id in part.ids if message_id in self._by_id]
+        for message in gone:
+            message.remove()
+        self._in_order = [message for message in self._in_order if not message.is_removed]
 
 
 def _best_id(ids: Sequence[str]) -> str | None:
@@ -191,8 +220,14 @@ def _best_id(ids: Sequence[str]) -> str | None:
     return next((one for one in ids if not one.startswith(_FROM_LANGCHAIN)), ids[0] if ids else None)
 
 
-def _is_chunk(message: dict[str, Any]) -> bool:
+def is_chunk(message: Mapping[str, Any]) -> bool:
+    """Whether a message is a chunk of one."""
     return str(message.get("type", "")).endswith("Chunk")
+
+
+def is_removal(message: Mapping[str, Any]) -> bool:
+    """Whether a message removes one, or all (`REMOVE_ALL`)."""
+    return message.get("type") == "remove"
 
 
 def _is_last(message: dict[str, Any]) -> bool:

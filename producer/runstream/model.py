@@ -106,6 +106,8 @@ class Event:
         data: the chunk as JSON. It is shared between the readers of a process: read it, do not change it.
         interrupts: with `version="v2"` and mode `values`, the interrupts beside the values; else None.
         task: the id of LangGraph's task that it comes from; None where it comes from none, or from one of several.
+        call: of a chunk of a message, the id of the model's call that streams it (LangChain's `run_id`, as in records);
+            otherwise None. The chunks of a message have one call, whatever ids they come under.
     """
 
     id: str
@@ -114,6 +116,7 @@ class Event:
     data: Any
     interrupts: tuple[Any, ...] | None = None
     task: str | None = None
+    call: str | None = None
 
     @property
     def is_chunk(self) -> bool:

@@ -79,6 +79,9 @@ class SpokenText:
         self._settled = settled
         self._stretches: list[_Stretch] = []
         self._growing: dict[tuple[str | None, str | None], _Stretch] = {}
+        # The first id of each call, and what other ids its chunks came under.
+        self._id_of_call: dict[str, str | None] = {}
+        self._first_ids: dict[str, str | None] = {}
 
     def apply(self, event: Event) -> Text | Retraction | None:
         """The piece that an event brings; None where it brings none."""
@@ -90,18 +93,29 @@ class SpokenText:
         text = text_of_message(message)
         if message["type"] == "ai":
             return self._take_whole(event, text)
+        message_id = self._id_of(event)
         if not text:
             return None
-        growing = self._growing.get((message.get("id"), event.task))
+        growing = self._growing.get((message_id, event.task))
         if growing is None:
-            self._begin(event, message.get("id"), text)
+            self._begin(event, message_id, text)
         else:
             growing.text.add(text)
-        return Text([Part(message.get("id"), text)], event.id)
+        return Text([Part(message_id, text)], event.id)
 
     def tell_all(self, event_id: str) -> Retraction:
         """All that stands, in the place of whatever a reader has."""
         return Retraction(self._standing(), event_id)
+
+    def _id_of(self, event: Event) -> str | None:
+        """The id of an event's message: of the chunks of one call, the first that any of them had."""
+        message_id: str | None = event.data[0].get("id")
+        if event.call is not None:
+            first = self._id_of_call.setdefault(event.call, message_id)
+            if message_id is not None and message_id != first:
+                self._first_ids[message_id] = first
+            return first
+        return None if message_id is None else self._first_ids.get(message_id, message_id)
 
     def _begin(self, event: Event, message_id: str | None, text: str, *, whole: bool = False) -> None:
         stretch = _Stretch(event, message_id, text, whole=whole)
@@ -111,7 +125,7 @@ class SpokenText:
 
     def _take_whole(self, event: Event, text: str) -> Text | Retraction | None:
         """Take a message that is no chunk: it takes the place of what came of it before, or adds what is missing."""
-        message_id = event.data[0].get("id")
+        message_id = self._id_of(event)
         known = _joined(self._standing(message_id)) if message_id is not None else ""
         self._growing = {key: stretch for key, stretch in self._growing.items() if key[0] != message_id}
         self._begin(event, message_id, text, whole=True)

@@ -36,6 +36,7 @@ def chunk(message_id: str, text: str, task: str = "task") -> dict[str, Any]:
         "m": "messages",
         "k": task,
         "s": [4],
+        "c": "call",
         "d": [{"id": message_id, "content": text, "type": "AIMessageChunk"}, {}],
     }
 

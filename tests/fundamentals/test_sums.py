@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +18,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, message_chunk_to_message
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.utils.json import parse_partial_json
 from langgraph.graph import START, MessagesState, StateGraph
 from tests.support.openai_server import OpenAIServer, ToolCall, ToolCalls
@@ -23,6 +26,7 @@ from tests.support.openai_server import Text as Tokens
 
 from runstream import Event, Fold
 from runstream.toolcalls import parse_partial
+from runstream_worker.calls import ModelCalls
 from runstream_worker.default_agent import default_agent
 from runstream_worker.encoding import JsonEncoder
 from runstream_worker.offline_model import OfflineChatModel
@@ -196,14 +200,27 @@ class Providing(OfflineChatModel):
     told_at: int = 2
 
 
+class Fixed(OfflineChatModel):
+    """Gives all its messages one id."""
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        async for chunk in super()._astream(*args, **kwargs):
+            chunk.message.id = "msg_fixed"
+            yield chunk
+
+
 async def folded(graph: Any, question: dict[str, Any], **options: Any) -> tuple[Fold, Any]:
     """A graph's stream, folded, and its last state."""
-    fold, number = Fold(), 0
+    fold, number, calls = Fold(), 0, ModelCalls()
     values: Any = None
-    async for ns, mode, data in graph.astream(question, stream_mode=["messages", "values"], subgraphs=True, **options):
+    config = {"callbacks": [calls]}
+    stream = graph.astream(question, config, stream_mode=["messages", "values"], subgraphs=True, **options)
+    async for ns, mode, data in stream:
         number += 1
         task = "|".join(ns) if mode == "values" else data[1]["langgraph_checkpoint_ns"]
-        fold.apply(Event(f"1-{number}", mode, ns, json.loads(JsonEncoder().encode_data(mode, data)), task=task))
+        call = calls.of(*data) if mode == "messages" else None
+        told = json.loads(JsonEncoder().encode_data(mode, data))
+        fold.apply(Event(f"1-{number}", mode, ns, told, task=task, call=call))
         values = data if mode == "values" and not ns else values
     fold.apply(Event(f"1-{number + 1}", "end", (), {"status": "success", "at": 0}))
     return fold, values
@@ -225,6 +242,61 @@ async def test_a_message_whose_chunks_have_two_ids_is_one(told_at: int) -> None:
 
     assert fold.messages == said(values)
     assert [message["id"][:4] for message in fold.messages] == ["msg_", "msg_"]
+
+
+async def in_one_prompt(models: Sequence[Any], prompts: Sequence[Any]) -> list[Any]:
+    """Several prompts for one model in one call of `agenerate`: LangChain gives their calls one metadata object."""
+    result = await models[0].agenerate(prompts)
+    return [generations[0].message for generations in result.generations]
+
+
+async def at_once(models: Sequence[Any], prompts: Sequence[Any]) -> list[Any]:
+    return await asyncio.gather(*(model.ainvoke(prompt) for model, prompt in zip(models, prompts, strict=True)))
+
+
+async def in_a_batch(models: Sequence[Any], prompts: Sequence[Any]) -> list[Any]:
+    found: list[Any] = await models[0].abatch(prompts)
+    return found
+
+
+def _given(prompt: Any, _: object) -> Any:
+    return prompt
+
+
+async def in_sequences(models: Sequence[Any], prompts: Sequence[Any]) -> list[Any]:
+    """Within other runnables, whose callbacks lie between the node's and the model's."""
+    steps = zip(models, prompts, strict=True)
+    runnables = RunnableParallel(
+        {str(at): RunnableLambda(partial(_given, prompt)) | model for at, (model, prompt) in enumerate(steps)}
+    )
+    return list((await runnables.ainvoke(None)).values())
+
+
+@pytest.mark.parametrize("told_at", [1, 2, 3, 60])
+@pytest.mark.parametrize("speak", [at_once, in_a_batch, in_one_prompt, in_sequences])
+async def test_models_that_speak_at_once_in_one_node_are_not_swapped(speak: Any, told_at: int) -> None:
+    models = [Providing(token_delay=0.001 * number, told_at=told_at) for number in range(3)]
+
+    async def answer(state: MessagesState) -> Any:
+        return {"messages": await speak(models, [[HumanMessage(f"{name}!")] for name in ("Alpha", "Beta", "Gamma")])}
+
+    graph = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    fold, values = await folded(graph, {"messages": [("user", "Hello!")]})
+    assert len(fold.messages) == 3
+    by_id = {message["id"]: message for message in fold.messages}
+    assert by_id == {message["id"]: message for message in said(values)}
+
+
+async def test_a_further_call_under_the_same_id_takes_the_place_of_the_one_before() -> None:
+    model = Fixed(token_delay=0)
+
+    async def answer(state: MessagesState) -> Any:
+        return {"messages": [await model.ainvoke("One!"), await model.ainvoke("Two!")]}
+
+    graph = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    fold, values = await folded(graph, {"messages": [("user", "Hello!")]})
+    assert fold.messages == said(values)
+    assert len(fold.messages) == 1
 
 
 @pytest.mark.parametrize("model", [OfflineChatModel(token_delay=0), Providing(token_delay=0)])

@@ -50,7 +50,8 @@ def on_the_page(runs: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
 def _told(event: Event) -> dict[str, Any]:
     """An event as the gateway tells it."""
     more = {"interrupts": event.interrupts} if event.interrupts else {}
-    return {"id": event.id, "mode": event.mode, "ns": event.ns, "task": event.task, "data": event.data, **more}
+    call = {} if event.call is None else {"call": event.call}
+    return {"id": event.id, "mode": event.mode, "ns": event.ns, "task": event.task, "data": event.data, **call, **more}
 
 
 def _without_empty_lists(event: Event) -> Event:
@@ -90,3 +91,45 @@ def test_of_what_comes_from_no_task_each_event_is_void_by_itself() -> None:
     voids = {"tasks": [], "events": ["1-2"], "count": 1}
     (shown,) = on_the_page([[attempt(1), *pieces, attempt(2, voids, after="1-3"), end("2-1")]])
     assert shown["texts"] == ["ac"]
+
+
+def removal(event_id: str, message_id: str, task: str, ns: tuple[str, ...] = ()) -> Event:
+    return Event(event_id, "messages", ns, [{"type": "remove", "content": "", "id": message_id}, {}], task=task)
+
+
+def whole(event_id: str, text: str, message_id: str, ns: tuple[str, ...] = ()) -> Event:
+    return Event(event_id, "messages", ns, [{"type": "ai", "content": text, "id": message_id}, {}], task="w")
+
+
+def test_what_was_removed_does_not_stand_until_the_removal_is_void() -> None:
+    said = [attempt(1), whole("1-1", "one", "1"), whole("1-2", "two", "2"), whole("1-3", "inner", "i", ("sub:1",))]
+    (shown,) = on_the_page([[*said, removal("1-4", "2", "b")]])
+    assert shown["texts"] == ["one", "inner"]
+    for namespace, left in (((), ["new"]), (("sub:1",), ["one", "two", "new"])):
+        gone = [*said, removal("1-4", "__remove_all__", "b", namespace), whole("1-5", "new", "n")]
+        (shown,) = on_the_page([gone])
+        assert shown["texts"] == left == [text_of_message(one) for one in folded(gone).messages]
+        voids = {"tasks": [{"id": "b", "name": "b", "ns": []}], "events": [], "count": 1}
+        back = [*gone, attempt(2, voids, after="1-5")]
+        (shown,) = on_the_page([back])
+        assert sorted(shown["texts"]) == sorted(text_of_message(one) for one in folded(back).messages)
+        assert len(shown["texts"]) == 4
+
+
+def test_chunks_are_of_their_models_call_whatever_id_they_have() -> None:
+    def chunk(event_id: str, text: str, message_id: str, call: str) -> Event:
+        return replace(token(event_id, text, message_id), call=call)
+
+    events = [
+        attempt(1),
+        chunk("1-1", "Al", "lc_run--a", "a"),
+        chunk("1-2", "Be", "lc_run--b", "b"),
+        chunk("1-3", "", "msg_b", "b"),
+        chunk("1-4", "", "msg_a", "a"),
+        chunk("1-5", "pha", "lc_run--a", "a"),
+        chunk("1-6", "ta", "lc_run--b", "b"),
+        chunk("1-7", "Gamma", "msg_a", "c"),
+    ]
+    (shown,) = on_the_page([events])
+    assert sorted(shown["texts"]) == ["Beta", "Gamma"]
+    assert [(one["id"], one["content"]) for one in folded(events).messages] == [("msg_a", "Gamma"), ("msg_b", "Beta")]

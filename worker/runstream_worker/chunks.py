@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from langgraph.pregel import Pregel
 
+from runstream_worker.calls import ModelCalls
 from runstream_worker.records import Record, namespace_of, with_records
 
 EVENTS = "events"
@@ -22,12 +23,14 @@ class Chunk(NamedTuple):
         ns: where in the nested graphs it comes from: empty for the graph itself, else `node:task_id` per level.
         data: what was emitted; in `messages` the pair of message and metadata, in `events` the record.
         interrupts: the interrupts that ended the graph, if `mode` is `values` and `version` is `v2`; otherwise None.
+        call: of a chunk of a message, the id of the model's call that streams it, if it is known; otherwise None.
     """
 
     mode: str
     ns: tuple[str, ...]
     data: object
     interrupts: tuple[object, ...] | None = None
+    call: str | None = None
 
 
 async def chunks(
@@ -38,6 +41,7 @@ async def chunks(
     modes: Sequence[str],
     version: Literal["v1", "v2"],
     subgraphs: bool = False,
+    calls: ModelCalls | None = None,
     **options: Any,
 ) -> AsyncGenerator[Chunk, None]:
     """Run a graph and yield what it emits.
@@ -53,6 +57,7 @@ async def chunks(
         version: `v1` gives values as the dicts of the state, with interrupts under `__interrupt__`; `v2` gives them as
             the state's own class and the interrupts apart.
         subgraphs: whether to emit what nested graphs emit, too.
+        calls: knows the calls of models; it has to be among the config's callbacks.
         **options: what else `Pregel.astream` takes.
     """
     asked: Any = [mode for mode in modes if mode != EVENTS]
@@ -65,7 +70,11 @@ async def chunks(
 
     async with aclosing(stream(config) if EVENTS not in modes else with_records(stream, input, config)) as emitted:
         async for item in emitted:
-            yield _chunk(item, subgraphs=subgraphs)
+            chunk = _chunk(item, subgraphs=subgraphs)
+            if calls is not None and chunk.mode == "messages":
+                message, metadata = cast("tuple[object, object]", chunk.data)
+                chunk = Chunk("messages", chunk.ns, chunk.data, None, calls.of(message, metadata))
+            yield chunk
 
 
 def _chunk(item: Any, *, subgraphs: bool) -> Chunk:

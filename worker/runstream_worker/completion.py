@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.constants import START
 
+from runstream.characters import well_formed
 from runstream_worker.chunks import Chunk
 from runstream_worker.origins import Placed
 from runstream_worker.past import Entry, Past
@@ -48,17 +49,16 @@ def _said_of(message: BaseMessage, said: Sequence[Entry], saved_ids: Collection[
     """What the stream has of a message.
 
     A provider may give its own id on one chunk only (OpenAI's Responses API does): the others have LangChain's, which
-    no saved message has. They are of the same task, or the saved text begins with theirs.
+    no saved message has. They are of the same call; or, where that chunk is lost, the saved text begins with theirs.
     """
     own = [entry for entry in said if entry.message == message.id]
-    if _text(own):
-        return own
-    strays = [entry for entry in said if entry.message not in saved_ids]
     if own:
-        return [entry for entry in said if entry in own or (entry in strays and entry.task == own[0].task)]
+        calls = {entry.call for entry in own} - {None}
+        return [entry for entry in said if entry in own or entry.call in calls]
+    strays = [entry for entry in said if entry.message not in saved_ids]
     for stray in strays:
-        group = [entry for entry in strays if entry.message == stray.message]
-        if _text(group) and message.text.startswith(_text(group)):
+        group = [entry for entry in strays if (entry.call, entry.message) == (stray.call, stray.message)]
+        if _text(group) and well_formed(message.text).startswith(_text(group)):
             return group
     return []
 
@@ -116,9 +116,9 @@ def _in(values: Iterable[Any]) -> Iterator[BaseMessage]:
 def _rest(message: BaseMessage, said: Sequence[Entry]) -> Placed | None:
     if not said:
         return Placed(Chunk("messages", (), (message, {})))
-    text = _text(said)
-    if not isinstance(message, AIMessage) or not message.text.startswith(text) or message.text == text:
+    text, whole = _text(said), well_formed(message.text)
+    if not isinstance(message, AIMessage) or not whole.startswith(text) or whole == text:
         return None
-    rest = AIMessageChunk(content=message.text[len(text) :], id=message.id, chunk_position="last")
+    rest = AIMessageChunk(content=whole[len(text) :], id=message.id, chunk_position="last")
     first = said[0]
-    return Placed(Chunk("messages", first.ns, (rest, first.metadata)), first.task, first.steps)
+    return Placed(Chunk("messages", first.ns, (rest, first.metadata), None, first.call), first.task, first.steps)

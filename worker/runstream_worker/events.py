@@ -3,15 +3,16 @@
 An event is a JSON object, in one of three forms:
 
     {"m": mode, "n": [ns, ...], "k": task, "s": [steps],             complete
-     "d": data, "i": [interrupt, ...]}
+     "c": call, "d": data, "i": [interrupt, ...]}
     {"b": "1-5", "d": {"content": ..., ...}}                         the chunk of a message: what differs from event 1-5
     {"b": "1-5", "t": "token"}                                       the same, if that is the content alone, and text
 
 `n` is absent for the graph itself (an empty namespace), `k` and `s` where it is not known which task a chunk comes from
-and in which step. `i` is there for `values` of version `v2` only, then always.
+and in which step. `c` is there for chunks of messages only, where the model's call is known. `i` is there for `values`
+of version `v2` only, then always.
 
-A message chunk that refers to `b` has that event's mode, namespace and metadata. Its message has the fields of that
-event's message, with those in `d` put in their place or added behind them; `t` stands for `{"content": t}`:
+A message chunk that refers to `b` has that event's mode, namespace, call and metadata. Its message has the fields of
+that event's message, with those in `d` put in their place or added behind them; `t` stands for `{"content": t}`:
 
     base = {"m": "messages", "d": [message, metadata], ...}          the event whose id is b; it is complete itself
     data = [{**message, **delta["d"]}, metadata]
@@ -23,7 +24,7 @@ attempt, and not necessarily the first event of its message: now and then a mess
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 from langchain_core.messages import AIMessageChunk, BaseMessage
@@ -34,6 +35,9 @@ from runstream_worker.origins import Placed
 
 _REST_FIELDS: Final = tuple(sorted(AIMessageChunk.model_fields.keys() - {"content"}))
 _rest_of = itemgetter(*_REST_FIELDS)
+
+_Key: TypeAlias = tuple[str | None, str, tuple[str, ...]]
+"""A model's call, where known, a message's id and a namespace."""
 
 OPEN_MESSAGES: Final = 1024
 """How many messages can be streaming at once before the oldest is written completely again."""
@@ -106,14 +110,14 @@ class MessageFolder:
     def __init__(self, json: JsonEncoder, open_messages: int = OPEN_MESSAGES) -> None:
         self._json = json
         self._open_messages = open_messages
-        self._bases: dict[tuple[str, tuple[str, ...]], _Base] = {}
+        self._bases: dict[_Key, _Base] = {}
 
     def __len__(self) -> int:
         """The number of messages that it remembers."""
         return len(self._bases)
 
     def fold(
-        self, ns: tuple[str, ...], message: BaseMessage, metadata: object, event_id: str
+        self, ns: tuple[str, ...], message: BaseMessage, metadata: object, event_id: str, call: str | None = None
     ) -> Full | Delta | TextDelta:
         """Decide how to write a message.
 
@@ -122,10 +126,11 @@ class MessageFolder:
             message: a chunk of a message, or a whole one.
             metadata: what LangGraph says of it.
             event_id: the id that the event will have.
+            call: the model's call, where it is known.
         """
         if not isinstance(message, BaseMessageChunk) or message.id is None:
             return Full(self._json.encode((message, metadata), "messages"))
-        key = (message.id, ns)
+        key = (call, message.id, ns)
         base = self._bases.get(key)
         difference = None if base is None or not base.has(metadata, self._json) else self._difference(base, message)
         folded = difference or self._open(key, message, metadata, event_id)
@@ -133,9 +138,7 @@ class MessageFolder:
             self._bases.pop(key, None)
         return folded
 
-    def _open(
-        self, key: tuple[str, tuple[str, ...]], message: BaseMessageChunk, metadata: object, event_id: str
-    ) -> Full:
+    def _open(self, key: _Key, message: BaseMessageChunk, metadata: object, event_id: str) -> Full:
         metadata_json = self._json.encode(metadata, "messages[1]")
         fields = self._fields(message)
         self._bases.pop(key, None)
@@ -208,7 +211,7 @@ class EventEncoder:
         if chunk.mode != "messages":
             return self._complete(placed, self._json.encode_data(chunk.mode, chunk.data))
         message, metadata = cast("tuple[BaseMessage, object]", chunk.data)
-        match self._folder.fold(chunk.ns, message, metadata, event_id):
+        match self._folder.fold(chunk.ns, message, metadata, event_id, chunk.call):
             case TextDelta(base, text):
                 encoded = self._json.encode_small(text, "messages[0].content")
                 return b'{"b":"%b","t":%b}' % (base.encode("ascii"), encoded)
@@ -226,6 +229,8 @@ class EventEncoder:
             parts["k"] = orjson.dumps(placed.task)
         if placed.steps:
             parts["s"] = orjson.dumps(placed.steps)
+        if chunk.call is not None:
+            parts["c"] = orjson.dumps(chunk.call)
         parts["d"] = data
         if chunk.interrupts is not None:
             parts["i"] = self._json.encode(chunk.interrupts, "interrupts")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
@@ -28,6 +28,7 @@ from runstream.scripts import Claimed, Hold, Scripts
 from runstream_worker.arguments import needs_pending, to_command
 from runstream_worker.auth_user import with_auth_user
 from runstream_worker.breakpoints import state_at_breakpoint
+from runstream_worker.calls import ModelCalls
 from runstream_worker.chunks import EVENTS, Chunk, chunks
 from runstream_worker.completion import missing_messages
 from runstream_worker.context import fitting_context
@@ -40,6 +41,7 @@ from runstream_worker.outcome import FinalState, NothingToGoOnFrom, Outcome
 from runstream_worker.past import Past
 from runstream_worker.patient_saver import patient
 from runstream_worker.persistence import no_store
+from runstream_worker.removals import Removals
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
 from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
@@ -89,6 +91,7 @@ class Execution:
         self._control = RunControl()
         self._taken = Taken()
         self._final = FinalState()
+        self._calls = ModelCalls()
         self._is_draining = False
 
     async def run(self) -> Outcome:
@@ -114,7 +117,7 @@ class Execution:
         source = self._means.graphs.get(request.graph)
         if source is None:
             raise ProtocolError(f"this worker has no graph {request.graph!r}; it has {', '.join(self._means.graphs)}")
-        config = self._config([self._final, _SlowDown(self._publisher)])
+        config = self._config([self._final, self._calls, _SlowDown(self._publisher)])
         keep_own = self._means.settings.keeps_own
         access = Access(context=request.context)
         async with source.open(config, self._means.checkpointer, keep_own=keep_own, access=access) as opened:
@@ -148,7 +151,7 @@ class Execution:
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def _config(self, callbacks: list[AsyncCallbackHandler]) -> RunnableConfig:
+    def _config(self, callbacks: list[BaseCallbackHandler]) -> RunnableConfig:
         request = self._request
         configurable = {**with_auth_user(request.config.get("configurable", {})), "thread_id": request.thread_id}
         # As LangGraph's own server has it; it tells whose a checkpoint is.
@@ -257,6 +260,7 @@ class Execution:
             modes=_modes(self._request, has_saver=has_saver),
             version=self._request.version,
             subgraphs=self._request.subgraphs,
+            calls=self._calls,
             control=self._control,
             **_options(self._request, graph, has_saver=has_saver),
         )
@@ -269,21 +273,26 @@ class Execution:
         wanted, marks = frozenset(request.stream_mode), start.marks()
         tells_ns = request.subgraphs or request.version == "v2"
         origins = Origins(start.finished, tells_ns=tells_ns) if self.saver is not None else None
+        removals = Removals(start.past)
+
+        def published(found: Iterable[Placed]) -> Iterator[Placed]:
+            for placed in found:
+                for one in removals.pass_on(placed):
+                    if one.chunk.mode in wanted and not (one is placed and is_there(one, marks)):
+                        yield one
 
         try:
             async for chunk in emitted:
                 self._taken.begin()
                 self._final.see(chunk)
-                for placed in origins.place(chunk) if origins is not None else (Placed(chunk),):
-                    if placed.chunk.mode in wanted and not is_there(placed, marks):
-                        await self._publisher.put(placed)
+                for placed in published(origins.place(chunk) if origins is not None else (Placed(chunk),)):
+                    await self._publisher.put(placed)
                 self._taken.end(_result_of(chunk) if chunk.mode == "tasks" else None)
         finally:
             # What waits for a chunk that was refused would keep the graph from being closed.
             self._taken.close()
-        for placed in origins.rest() if origins is not None else ():
-            if placed.chunk.mode in wanted and not is_there(placed, marks):
-                await self._publisher.put(placed)
+        for placed in published(origins.rest() if origins is not None else ()):
+            await self._publisher.put(placed)
 
 
 async def _for_sure(call: Callable[[], Awaitable[_T]]) -> _T:

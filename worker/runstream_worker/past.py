@@ -30,6 +30,8 @@ class Entry:
         name: of the task's node, where the event tells it.
         mark: its mark; None for what never is emitted twice.
         message: the message's id; empty for other modes.
+        removes: whether the message is LangGraph's `RemoveMessage`.
+        call: of chunks of a message, the model's call, where it is known.
         texts: of a message, what each of these events adds to its text.
         metadata: of a message.
     """
@@ -42,6 +44,8 @@ class Entry:
     name: str | None = None
     mark: Mark | None = None
     message: str = ""
+    removes: bool = False
+    call: str | None = None
     texts: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -108,6 +112,8 @@ def _entry(event_id: str, wire: Mapping[str, Any]) -> Entry:
     if mode == "messages":
         message, entry.metadata = data
         entry.message = message.get("id") or ""
+        entry.removes = message.get("type") == "remove"
+        entry.call = wire.get("c")
         entry.name = entry.metadata.get("langgraph_node")
         entry.texts.append(text_of_message(message))
     elif mode == "tasks":

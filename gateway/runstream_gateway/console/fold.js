@@ -3,7 +3,7 @@
 // Unlike a reader that wants only the result, this one keeps what is void, marked as such: that a worker died and another
 // said it again is what the page is to show.
 
-const MADE_BY_LANGCHAIN = "lc_";
+const REMOVE_ALL = "__remove_all__";
 
 /** An id as two numbers that compare. */
 function place(id) {
@@ -40,8 +40,9 @@ export class Fold {
     this.voided = 0;
     this.error = null;
     this.reason = null;
-    this._open = new Map();
+    this._calls = new Map();
     this._messages = new Map();
+    this._removals = [];
   }
 
   get ended() {
@@ -72,7 +73,7 @@ export class Fold {
       case "gap":
         return [this._add({ kind: "gap", id: event.data.before, attempt: record.attempt, task: null })];
       case "messages":
-        return [this._message(event, record.attempt)];
+        return this._message(event, record.attempt);
       default:
         return this._note(event, record.attempt);
     }
@@ -90,7 +91,6 @@ export class Fold {
     const told = event.data;
     this.status = "running";
     const changed = this._leaveOut(event);
-    this._open.clear();
     const entry = this._add({
       kind: "attempt",
       id: event.id,
@@ -146,10 +146,17 @@ export class Fold {
       changed.push(entry);
       if (standing.length) rests.push({ ...entry, void: false, id: standing[0].id, pieces: standing });
     }
+    for (const removal of this._removals.filter((one) => isVoid(one, [one.id]))) {
+      // What a void removal took away is there again, unless it is void itself.
+      const back = removal.gone.filter((entry) => !isVoid({ ...entry, attempt: place(entry.id).attempt }, [entry.id]));
+      rests.push(...back.map((entry) => ({ ...entry, void: false, removed: false })));
+    }
+    this._removals = this._removals.filter((one) => !isVoid(one, [one.id]));
     for (const rest of rests) {
       rest.text = rest.pieces.map((piece) => piece.text).join("");
       changed.push(this._add(rest));
       if (rest.messageId) this._messages.set(rest.messageId, this.entries.at(-1));
+      if (rest.call) this._calls.set(rest.call, this.entries.at(-1));
     }
     this.voided += told.count ?? 0;
     return changed;
@@ -157,42 +164,58 @@ export class Fold {
 
   _message(event, attempt) {
     const [message, metadata] = event.data;
+    if (message.type === "remove") return this._remove(message, event, attempt);
     const isChunk = message.type.endsWith("Chunk");
-    const entry = this._known(message, event, attempt, isChunk) ?? this._newMessage(message, metadata, event, attempt);
+    const { entry, before } = this._entryOf(message, metadata, event, attempt, isChunk);
     entry.pieces.push({ id: event.id, text: textOf(message.content) });
     if (message.id) this._messages.set(message.id, entry);
+    if (event.call) this._calls.set(event.call, entry);
     if (isChunk) {
       entry.text += textOf(message.content);
       entry.thought += thoughtOf(message.content);
       addCalls(entry.calls, message.tool_call_chunks ?? []);
-      if (message.chunk_position === "last") this._open.delete(entry.key);
     } else {
       entry.text = textOf(message.content);
       entry.thought = thoughtOf(message.content);
       entry.calls = (message.tool_calls ?? []).map((call) => ({ name: call.name, args: JSON.stringify(call.args) }));
       entry.failed = message.status === "error";
     }
-    return entry;
+    return [...before, entry];
   }
 
-  /** The entry that a message goes on with, or takes the place of; never one that is void. */
-  _known(message, event, attempt, isChunk) {
-    const known = message.id ? this._messages.get(message.id) : undefined;
-    if (known && !known.void && (known.task === event.task || !isChunk)) return known;
-    if (!isChunk) return undefined;
-    // Some providers tell their own id with one chunk only, and LangChain makes one for the others.
-    const open = this._open.get(keyOf(event, attempt));
-    if (!open || !message.id) return open;
-    return open.messageId?.startsWith(MADE_BY_LANGCHAIN) !== message.id.startsWith(MADE_BY_LANGCHAIN) ? open : undefined;
+  /** The entry that a message goes on with, or takes the place of; never one that is void. Another call is another message. */
+  _entryOf(message, metadata, event, attempt, isChunk) {
+    const known = (event.call && this._calls.get(event.call)) || (message.id && this._messages.get(message.id)) || null;
+    const isOfCall = known !== null && (known.call ?? null) === (event.call ?? null);
+    if (known && !known.void && (!isChunk || (isOfCall && known.task === event.task))) return { entry: known, before: [] };
+    const entry = this._newMessage(message, metadata, event, attempt);
+    if (known && isChunk && known.removed && isOfCall) {
+      // It was removed while it was being streamed, and is there again.
+      Object.assign(entry, { text: known.text, thought: known.thought, pieces: [...known.pieces], calls: structuredClone(known.calls) });
+    }
+    if (!known || known.void || !isChunk || isOfCall) return { entry, before: [] };
+    known.void = known.removed = true;
+    return { entry, before: [known] };
+  }
+
+  /** A graph's node removes one message, or all of its graph and the graphs below. */
+  _remove(message, event, attempt) {
+    const isBelow = (ns) => event.ns.every((segment, at) => ns[at] === segment);
+    const one = this._messages.get(message.id);
+    const named =
+      message.id === REMOVE_ALL ? this.entries.filter((each) => each.kind === "message" && isBelow(each.ns)) : one ? [one] : [];
+    const gone = named.filter((each) => !each.void);
+    for (const entry of gone) entry.void = entry.removed = true;
+    this._removals.push({ id: event.id, task: event.task, attempt, gone });
+    return gone;
   }
 
   _newMessage(message, metadata, event, attempt) {
-    const key = keyOf(event, attempt);
-    const entry = this._add({
+    return this._add({
       kind: "message",
       id: event.id,
       pieces: [],
-      key,
+      call: event.call ?? null,
       messageId: message.id ?? null,
       attempt,
       task: event.task,
@@ -204,9 +227,8 @@ export class Fold {
       thought: "",
       calls: [],
       failed: false,
+      removed: false,
     });
-    if (message.type.endsWith("Chunk") && event.task !== null) this._open.set(key, entry);
-    return entry;
   }
 
   _note(event, attempt) {
@@ -220,10 +242,6 @@ export class Fold {
     }
     return [this._add({ kind: "note", id, task, attempt, mode: event.mode, ns: event.ns, data: event.data })];
   }
-}
-
-function keyOf(event, attempt) {
-  return [attempt, event.task, ...event.ns].join("|");
 }
 
 /** Chunks of tool calls add up by their index. */

@@ -95,6 +95,7 @@ export function messageView(entry) {
       thought.hidden = entry.thought === "";
       calls.hidden = entry.calls.length === 0;
       showCalls(calls, entry.calls);
+      setText(badge, entry.removed ? "removed" : "void");
       if (entry.void && badge.hidden) strike(element, badge, [said, thought, calls]);
       element.classList.toggle("failed", entry.failed === true);
     },

@@ -167,6 +167,8 @@ class _Events:
         if event.mode == "end" and "error" in data:
             data = {**data, "error": error_of(data.get("status"), data["error"], show=self._show_errors)}
         told = {"ns": event.ns, "task": event.task, "data": data}
+        if event.call is not None:
+            told["call"] = event.call
         if event.interrupts:
             told["interrupts"] = event.interrupts
         # A gap has the id of the event that follows: who goes on behind it would miss that one.

@@ -29,6 +29,8 @@ def event_json(event: Event) -> dict[str, Any]:
         told["interrupts"] = list(event.interrupts)
     if event.task is not None:
         told["task"] = event.task
+    if event.call is not None:
+        told["call"] = event.call
     return told
 
 
