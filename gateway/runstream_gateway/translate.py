@@ -132,6 +132,7 @@ class _Sums:
     def __init__(self) -> None:
         self._messages = Messages()
         self._told: set[str] = set()
+        self._id_of_call: dict[str | None, str] = {}
 
     def frames(self, event: Event) -> Sequence[Frame]:
         self._messages.add(event)
@@ -144,10 +145,17 @@ class _Sums:
             return ()
         whole = {**told, "type": "ai"} if told.get("type") == "AIMessageChunk" else told
         sum_ = frame("messages/partial" if is_chunk(message) else "messages/complete", [whole], event.id)
+        before = [] if event.call is None else self._renamed(event.call, message_id)
         if message_id in self._told:
-            return (sum_,)
+            return (*before, sum_)
         self._told.add(message_id)
-        return (frame("messages/metadata", {message_id: {"metadata": metadata}}), sum_)
+        return (*before, frame("messages/metadata", {message_id: {"metadata": metadata}}), sum_)
+
+    def _renamed(self, call: str, message_id: str) -> list[Frame]:
+        """Take a message back that was shown under LangChain's id before its provider's came."""
+        shown = self._id_of_call.get(call, message_id)
+        self._id_of_call[call] = message_id
+        return [] if shown == message_id else [frame("messages/complete", [removal(shown)])]
 
     def leave_out(self, voids: Voids) -> Sequence[Frame]:
         """Take out what is void; return the frames that take back the messages of which nothing stands."""

@@ -166,6 +166,11 @@ class Messages:
         message = self._known(event, event.data[0])
         return None if message is None else message.tell(ended=self._ended)
 
+    def message(self, message_id: str) -> dict[str, Any] | None:
+        """One message as it stands; None where there is none, or it was removed."""
+        message = self._by_id.get(message_id)
+        return None if message is None else message.tell(ended=self._ended)
+
     def metadata_of(self, message_id: str) -> dict[str, Any] | None:
         """What LangGraph says of a message; None where there is none, or it was removed."""
         message = self._by_id.get(message_id)
