@@ -26,7 +26,17 @@ _COMMON_PATHS = frozenset(("/docs", "/docs/oauth2-redirect", "/openapi.json", "/
 
 
 def compose(gateway: Gateway, project: Project, state: Mapping[str, Any] | None = None) -> ASGIApp:
-    """The application of a gateway in front of a project.
+    """The application of a gateway in front of a project, as `routes_of` gives it, under the project's path."""
+    return mounted(routes_of(gateway, project, state), project.mount_prefix)
+
+
+def mounted(app: ASGIApp, prefix: str) -> ASGIApp:
+    """Put an application under a path; it is at the root where there is none."""
+    return Starlette(routes=[Mount(prefix, app=app)], exception_handlers={HTTPException: _not_here}) if prefix else app
+
+
+def routes_of(gateway: Gateway, project: Project, state: Mapping[str, Any] | None = None) -> ASGIApp:
+    """The routes of a gateway and of the project that it is in front of.
 
     Args:
         gateway: it.
@@ -36,8 +46,6 @@ def compose(gateway: Gateway, project: Project, state: Mapping[str, Any] | None 
     app: ASGIApp = create_app(gateway, disabled=project.disabled)
     if project.app is not None:
         app = ProjectFirst(project.app, app, gateway, guarded=project.guards_app, state=state or {})
-    if project.mount_prefix:
-        app = Starlette(routes=[Mount(project.mount_prefix, app=app)], exception_handlers={HTTPException: _not_here})
     return app
 
 

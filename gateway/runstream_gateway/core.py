@@ -25,6 +25,7 @@ from runstream_gateway.evictions import Evictions
 from runstream_gateway.feedback import Feedback
 from runstream_gateway.ids import new_id
 from runstream_gateway.lane import Lane
+from runstream_gateway.loopback import TrustingGuard
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
@@ -140,7 +141,7 @@ async def open_gateway(
             assistants=Assistants(
                 client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane, show_errors=settings.show_errors
             ),
-            guard=_guard(client, tokens, auth, guard_kind),
+            guard=TrustingGuard(_guard(client, tokens, auth, guard_kind)),
             limiter=limiter,
             tokens=tokens,
             feedback=feedback,

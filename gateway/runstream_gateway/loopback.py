@@ -19,15 +19,15 @@ _WAITING: Final = 16
 
 
 class Process:
-    """The application that a process serves, for its own clients.
+    """The application that a process serves, for the clients that its own code makes."""
 
-    Attributes:
-        app: it; None while there is none.
-    """
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.app: ASGIApp | None = None
-        self._loop = loop
+    def serve(self, app: ASGIApp) -> None:
+        """Have clients call an application from now on, in the loop that runs."""
+        self._app, self._loop = app, asyncio.get_running_loop()
 
     def transport(self) -> httpx.AsyncBaseTransport:
         """Return a transport to the application.
@@ -35,9 +35,11 @@ class Process:
         Raises:
             RuntimeError: the gateway is not open.
         """
-        if self.app is None:
-            raise RuntimeError("get_client() without a URL: this gateway is not open yet, or not any more")
-        return _InProcess(self.app, self._loop)
+        if self._app is None or self._loop is None:
+            raise RuntimeError(
+                "get_client() without a URL: this gateway is not open yet; call it from a route or a task"
+            )
+        return _InProcess(self._app, self._loop)
 
 
 class TrustingGuard:

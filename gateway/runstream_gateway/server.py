@@ -15,8 +15,10 @@ from starlette.applications import Starlette
 
 from runstream.cli.exits import CommandError, Exit
 from runstream.tasks import cancel
-from runstream_gateway.compose import compose
+from runstream_gateway.app import create_app
+from runstream_gateway.compose import mounted, routes_of
 from runstream_gateway.core import open_gateway
+from runstream_gateway.loopback import Process
 from runstream_gateway.project import Project
 from runstream_gateway.protocol import protocol_with
 from runstream_gateway.settings import GatewaySettings
@@ -68,6 +70,7 @@ async def serve(
     host: str,
     port: int,
     on_ready: Callable[[str], None],
+    process: Process | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -78,6 +81,7 @@ async def serve(
         host: where it listens.
         port: where it listens; 0 for any that is free.
         on_ready: is told the URL when requests are served.
+        process: what clients in this process call.
 
     Raises:
         CommandError: the port is taken, or the host is none of this machine's.
@@ -86,9 +90,13 @@ async def serve(
     url = _url(host, listening.getsockname()[1])
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(open_gateway(graphs, settings, auth=project.auth))
+        process = Process() if process is None else process
+        process.serve(create_app(gateway, disabled=project.disabled))  # the lifespan may call it, too
         state = None if project.app is None else await stack.enter_async_context(_lifespan(project.app))
+        routes = routes_of(gateway, project, state)
+        process.serve(routes)
         config = uvicorn.Config(
-            compose(gateway, project, state),
+            mounted(routes, project.mount_prefix),
             log_config=None,
             access_log=False,
             lifespan="off",

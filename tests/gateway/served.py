@@ -67,11 +67,12 @@ async def served(*arguments: str, worker: bool = True, config: Path = GRAPHS) ->
             RedisServer(Path(folder), fsync="no") as redis,
             Processes(redis.url, NAMESPACE, Path(folder)) as processes,
         ):
-            if worker:
-                await processes.worker("--config", str(config))
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = str(probe.getsockname()[1])
+            if worker:
+                called = {"RUNSTREAM_GATEWAY_URL": f"http://127.0.0.1:{port}"}
+                await processes.worker("--config", str(config), environment=called)
             process = await processes.start(
                 "gateway", "--config", str(config), "--host", "127.0.0.1", "--port", port, *arguments
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +14,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from redis import Redis
 from tests.gateway.served import Served, served_beside
+from tests.support.processes import Processes
 
 PROJECT: Final = Path(__file__).parent / "interfaces" / "langgraph.json"
 
@@ -236,3 +239,54 @@ async def test_nothing_else_is_taken_for_the_lack_of_a_store(gateway: Served, cl
     assert "graph 'takes_store' needs a store (node 'node' takes one)" in gateway.process.err
     assert "graph 'own_store' was compiled with InMemoryStore" in gateway.process.err
     assert "graph 'optional' needs" not in gateway.process.err
+
+
+# -- get_client() without a URL ----------------------------------------------------------------------------------------
+
+READ: Final = ["metadata", "updates", "updates", "end"]
+
+
+async def test_a_node_calls_its_deployment_by_a_client_without_a_url(client: LangGraphClient) -> None:
+    assert await client.runs.wait(None, "calls", input={}) == {"results": [READ, READ]}
+
+
+async def test_a_projects_routes_call_their_gateway_by_a_client_without_a_url(gateway: Served) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
+        called = (await http.get("/calls")).json()
+        assert called["results"] == [READ, READ]
+        assert "private" in called["found"]
+        assert (await http.get("/calls/thread")).json() == READ
+        assert (await http.get("/calls/leave")).json() == "metadata"
+        assert (await http.get("/calls/refused")).json() == 422
+
+
+async def test_under_dev_a_node_calls_the_gateway_of_the_session(
+    redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    folder = PROJECT.parent
+    graphs = {"calls": f"{folder / 'calls.py'}:graph", "private": f"{folder / 'graphs.py'}:private"}
+    project = tmp_path / "langgraph.json"
+    project.write_text(json.dumps({"graphs": graphs, "http": {"mount_prefix": "/api"}}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with Processes(redis_url, namespace, tmp_path) as processes:
+        session = await processes.start("dev", "--json", "--port", str(port), "--redis", redis_url)
+        assert (await session.json_line())["url"] == f"http://127.0.0.1:{port}/api"
+        ended = await processes.run("enqueue", "calls", "{}", "--result")
+        assert ended.json == {"results": [READ, READ]}
+        session.terminate()
+        await session.ended()
+
+
+async def test_a_worker_that_does_not_know_its_gateway_says_what_to_set(gateway: Served) -> None:
+    target = f"lonely={PROJECT.parent / 'calls.py'}:graph"
+    worker = await gateway.processes.worker(target, environment={"RUNSTREAM_GATEWAY_URL": ""})
+    try:
+        ended = await gateway.processes.run("enqueue", "lonely", "{}", "--result")
+        assert ended.code != 0
+        assert "get_client() without a URL: this worker does not know its gateway" in ended.err
+        assert "RUNSTREAM_GATEWAY_URL" in ended.err
+    finally:
+        worker.command.terminate()
+        await worker.command.ended()

@@ -197,9 +197,9 @@ class Processes:
         running = await self.start(*arguments, stdin=stdin, environment=environment, redirect=redirect)
         return await running.ended()
 
-    async def worker(self, *arguments: str) -> RunningWorker:
+    async def worker(self, *arguments: str, environment: Mapping[str, str] | None = None) -> RunningWorker:
         """Start `runstream worker` and wait until it takes runs."""
-        command = await self.start("worker", "--json", *arguments)
+        command = await self.start("worker", "--json", *arguments, environment=environment)
         ready = await command.json_line()
         return RunningWorker(command, ready["worker"], ready["graphs"])
 

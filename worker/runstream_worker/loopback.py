@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import httpx
 
-GATEWAY_URL_VARIABLE: Final = "RUNSTREAM_GATEWAY_URL"
+from runstream.settings import GATEWAY_URL_VARIABLE
+
 _DEFER_VARIABLE: Final = "__LANGGRAPH_DEFER_LOOPBACK_TRANSPORT"
 """Keeps the SDK from importing LangGraph's server where that happens to be installed."""
 _RETRIES: Final = 5

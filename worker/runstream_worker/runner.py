@@ -33,6 +33,7 @@ from runstream_worker.checkpoints import open_checkpointer
 from runstream_worker.execution import Means
 from runstream_worker.graphs import GraphSource
 from runstream_worker.guard import Cause
+from runstream_worker.loopback import install, to_gateway_of_environment
 from runstream_worker.outbox import Outbox
 from runstream_worker.outcome import GivenBack, Outcome
 from runstream_worker.pulse import RUNNING_TTL, Pulse
@@ -280,6 +281,7 @@ async def open_runner(graphs: Mapping[str, GraphSource], settings: WorkerSetting
         redis.exceptions.RedisError: Redis cannot be reached.
         InvalidRequest: a URL is none that is understood.
     """
+    install(to_gateway_of_environment, replace=False)
     keys = Keys(settings.namespace)
     async with AsyncExitStack() as stack:
         calls = await _connected(stack, settings.redis_url, connections=2, answer_within=_ANSWER_WITHIN)

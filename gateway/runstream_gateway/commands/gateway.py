@@ -38,13 +38,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
+    from runstream_gateway.loopback import Process  # noqa: PLC0415 - imports the framework
     from runstream_gateway.project import Project, read_project  # noqa: PLC0415 - imports the framework
     from runstream_gateway.server import run_loop, serve  # noqa: PLC0415 - imports the framework
     from runstream_gateway.settings import DEFAULT_THREAD_TTL, GatewaySettings  # noqa: PLC0415 - with the others
     from runstream_worker.collector import tune_collector  # noqa: PLC0415 - with the graphs
     from runstream_worker.graphs import LoadedGraphs  # noqa: PLC0415 - imports langgraph
+    from runstream_worker.loopback import install  # noqa: PLC0415 - imports the SDK
     from runstream_worker.unloaded import loaded  # noqa: PLC0415 - imports langgraph
 
+    process = Process()
+    install(process.transport)  # before the graphs are imported, which may make clients
     graphs = load(args)
     projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
     project = read_project(projects[0]) if projects else Project()
@@ -79,7 +83,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         _announce({"ready": True, "url": f"{url}{project.mount_prefix}", "graphs": loaded(graphs)}, output, parent)
 
     tune_collector()
-    run_loop(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell))
+    run_loop(serve(graphs, settings, project, host=args.host, port=args.port, on_ready=tell, process=process))
     return Exit.OK
 
 

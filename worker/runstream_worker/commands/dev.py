@@ -10,13 +10,14 @@ import shlex
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runstream.cli.exits import Exit
 from runstream.cli.session import namespace
 from runstream.cli.terminal import Output
-from runstream.settings import REDIS_URL_VARIABLE
+from runstream.errors import GraphLoadError
+from runstream.settings import GATEWAY_URL_VARIABLE, REDIS_URL_VARIABLE
 from runstream_worker.commands.redis import SessionRedis, session_redis
 from runstream_worker.commands.worker import command_of, set_up_logging
 from runstream_worker.signals import signals_to
@@ -83,11 +84,13 @@ class _Dev:
         self._folders = watched_folders(args.targets, args.config)
         self._changed = asyncio.Event()
         self._leaving = asyncio.Event()
-        self._kept = [_Kept("worker", command_of(args))]
+        worker = command_of(args)
+        self._kept = [_Kept("worker", worker)]
         if not args.no_gateway:
             port = args.port if args.port is not None else free_port(args.host, _DEFAULT_PORT)
             if args.port is None and port != _DEFAULT_PORT:
                 output.note(f"port {_DEFAULT_PORT} is taken; the gateway listens on {port} (--port chooses)")
+            self._kept[0].command = _calling(worker, f"http://{_own(args.host)}:{port}{_mount_prefix(args)}")
             self._kept.append(_Kept("gateway", gateway_command_of(args, port)))
         self._starts = 0
         self._spreading = False
@@ -239,6 +242,30 @@ def gateway_command_of(args: argparse.Namespace, port: int) -> WorkerCommand:
         arguments.append("--keep-checkpointer")
     environment = dict(command_of(args).environment)
     return WorkerCommand([*arguments, "--", *args.targets], environment, role="gateway")
+
+
+def _calling(worker: WorkerCommand, url: str) -> WorkerCommand:
+    """A worker's command, with the gateway that its nodes call where they make clients without a URL."""
+    named = os.environ.get(GATEWAY_URL_VARIABLE) or url
+    return replace(worker, environment={**worker.environment, GATEWAY_URL_VARIABLE: named})
+
+
+def _own(host: str) -> str:
+    """A host by which this machine reaches itself where it listens on `host`."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - compared
+    return wildcards.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _mount_prefix(args: argparse.Namespace) -> str:
+    """The path under which the project has its gateway; the gateway itself says what is wrong with the file."""
+    from runstream_worker.langgraph_json import read_langgraph_json  # noqa: PLC0415 - imports python-dotenv
+
+    file = args.config or next((target for target in args.targets if target.endswith(".json")), None)
+    try:
+        prefix = None if file is None else read_langgraph_json(Path(file)).gateway["http"].get("mount_prefix")
+    except GraphLoadError:
+        return ""
+    return prefix if isinstance(prefix, str) else ""
 
 
 def watched_folders(targets: Sequence[str], config: str | None) -> list[Path]:

@@ -52,7 +52,15 @@ def run(args: argparse.Namespace) -> int:
     if parent is not None:
         parent.watch(args.shutdown_grace)
     asyncio.run(reach_redis(redis_url(args)))
+    _install_loopback()
     return _work(load(args), args, output, parent)
+
+
+def _install_loopback() -> None:
+    """Answer `get_client()` without a URL; before the graphs are imported, which may call it."""
+    from runstream_worker.loopback import install, to_gateway_of_environment  # noqa: PLC0415 - imports the SDK
+
+    install(to_gateway_of_environment)
 
 
 def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: Output, parent: Parent | None) -> int:
