@@ -143,6 +143,8 @@ class Reader:
 
     async def _take(self, event: Event) -> None:
         """Add an event's frames. What has to be waited for comes first: if it is cancelled, nothing has been done."""
+        if event.mode in ("attempt", "end") and "rewinds" in event.data:
+            self._seen = None  # What the client has seen under these ids, Redis has lost.
         is_seen = self._seen is not None and EventId.of(event.id) <= self._seen
         before = () if is_seen else await self._before(event)
         frames = self._translator.frames(event)

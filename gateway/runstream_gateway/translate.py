@@ -36,11 +36,18 @@ class FrameCache:
         self._size = size
         self._size_bytes = size_bytes
         self._bytes = 0
-        self._frames: dict[tuple[str, str], Frame] = {}
+        self._frames: dict[tuple[str, str, str], Frame] = {}
 
-    def of(self, run_id: str, event: Event) -> Frame:
-        """An event as the frame of its mode."""
-        key = (run_id, event.id)
+    def of(self, run_id: str, event: Event, worker: str = "") -> Frame:
+        """An event as the frame of its mode.
+
+        Args:
+            run_id: the run.
+            event: the event.
+            worker: the worker of its attempt, where the reader knows it: another one may have used the same id for
+                something that Redis has lost.
+        """
+        key = (run_id, event.id, worker)
         known = self._frames.get(key)
         if known is None:
             data = event.data if self._show_errors else told_data(event.mode, event.data)
@@ -70,6 +77,7 @@ class Translator:
         as_tuples = "messages-tuple" in modes
         self._plain = frozenset(modes) - {"messages", "messages-tuple"} | ({"messages"} if as_tuples else set())
         # Where both are asked for, the tuples win, as they do on LangGraph's server.
+        self._worker = ""
         self._sums = _Sums() if "messages" in modes and not as_tuples else None
 
     @property
@@ -95,7 +103,7 @@ class Translator:
     def frames(self, event: Event) -> Sequence[Frame]:
         """What an event is to the reader: nothing, a frame, or several of which the last one has the id."""
         if event.mode in self._plain:
-            return (self._cache.of(self._run_id, event),)
+            return (self._cache.of(self._run_id, event, self._worker),)
         match event.mode:
             case "messages" if self._sums is not None:
                 return self._sums.frames(event)
@@ -113,9 +121,12 @@ class Translator:
         data: dict[str, Any] = {"run_id": self._run_id, "attempt": EventId.of(event.id).attempt}
         if data["attempt"] > 1:
             data["voids"] = event.data.get("voids")
-            voids = Voids.of(event)
-            if self._sums is not None and voids is not None:
-                removals = self._sums.leave_out(voids)
+        if "rewinds" in event.data:
+            data["rewinds"] = event.data["rewinds"]
+        self._worker = event.data.get("worker", "")
+        voids = Voids.of(event)
+        if self._sums is not None and voids is not None:
+            removals = self._sums.leave_out(voids)
         return (*removals, frame("metadata", data, event.id))
 
     def _end(self, event: Event) -> Sequence[Frame]:

@@ -18,7 +18,7 @@ from runstream.requeue import KeptRequest
 
 _FIELDS = (
     "graph", "thread", "status", "attempt", "worker", "modes", "metadata", "created_at", "due_at", "first_started_at",
-    "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts", "unheld",
+    "ended_at", "error", "stop", "seq", "bytes", "after", "holders", "failures", "max_attempts", "unheld", "skipped",
     "stop_action",
 )  # fmt: skip
 _STATUS = _FIELDS.index("status")
@@ -238,7 +238,7 @@ def _info(run_id: str, values: Sequence[bytes | None]) -> RunInfo:
             "thread_id": record["thread"],
             "status": record["status"],
             "attempt": attempt,
-            "attempts": attempt - ("unheld" in record),
+            "attempts": attempt - ("unheld" in record) - int(record.get("skipped", 0)),
             "worker": record.get("worker"),
             "stream_mode": record["modes"].split(","),
             "metadata": json.loads(record["metadata"]),

@@ -21,7 +21,7 @@ from runstream.keys import Keys
 from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
-    "enqueue", "claim", "append", "beat", "finish", "release", "disown", "stop", "reap",
+    "enqueue", "claim", "append", "beat", "finish", "release", "regain", "disown", "stop", "reap",
     "document", "forget", "spend", "hold", "delivery", "attend",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
@@ -68,6 +68,8 @@ class Claimed(NamedTuple):
         after: the id of the stream's last event; empty for the first attempt, whose own event has been written already.
         left: why the attempt before was left: `lost`, `drained` or `fault`; empty for the first.
         undo: runs whose checkpoints are to be removed from the thread before anything else.
+        after_worker: the worker that has published the event `after`; empty where there is none.
+        created_at: when the run was created, in ms.
     """
 
     run_id: str
@@ -76,6 +78,8 @@ class Claimed(NamedTuple):
     after: str = ""
     left: str = ""
     undo: tuple[str, ...] = ()
+    after_worker: str = ""
+    created_at: int = 0
 
 
 class ClaimReply(NamedTuple):
@@ -273,8 +277,10 @@ class Scripts:
                 _text(after),
                 _text(left),
                 tuple(map(_text, undo)),
+                _text(after_worker),
+                int(created_at),
             )
-            for run, attempt, request, after, left, *undo in claimed
+            for run, attempt, request, after, left, after_worker, created_at, *undo in claimed
         ]
         return ClaimReply(runs, [_text(member) for member in dropped], next_due / 1000 if next_due > 0 else next_due)
 
@@ -364,6 +370,17 @@ class Scripts:
         args: list[Argument] = [hold.attempt, hold.worker_id, cause, message, delay, longest_delay, max_faults]
         reply = await self._run("release", [self._keys.run(hold.run_id), self._keys.leases], args)
         return cast("Literal['queued', 'stopped', 'lost', 'not held']", _text(reply[0]))
+
+    async def regain(self, claimed: Claimed, worker_id: str, *, lease: int, running_ttl: int, may: bool) -> int | None:
+        """Return the sequence number of the last event that Redis knows of an attempt; None where it has lost its run.
+
+        Where Redis has lost the claim, the attempt takes its run back, if it `may`. Times in ms.
+        """
+        keys = [self._keys.run(claimed.run_id), self._keys.leases]
+        keys += [self._keys.held(worker_id), self._keys.worker_bell(worker_id)]
+        args: list[Argument] = [claimed.attempt, worker_id, claimed.after, claimed.created_at, lease, running_ttl]
+        reply = await self._run("regain", keys, [*args, "take back" if may else "look"])
+        return int(reply[1]) if _text(reply[0]) == "held" else None
 
     async def disown(self, hold: Hold) -> bool:
         """Say that an attempt is over which does not hold its run; whether Redis had forgotten that there was one."""

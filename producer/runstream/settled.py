@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from runstream.model import Event, EventId
 from runstream.voids import Voids
@@ -31,8 +32,11 @@ class Settling:
         """Take the stream's next event; return the events that are settled now."""
         if event.mode in ("attempt", "end"):
             if voids := Voids.of(event):
-                self._voids.append(voids)
                 self._held = deque(held for held in self._held if not _covers(voids, held))
+                # What comes now under the ids that were given before is not void.
+                self._voids.append(replace(voids, rewinds=None))
+                if voids.rewinds is not None:
+                    self._begun = self._mark = EventId(0, 0)
             self._begun = max(self._begun, EventId.of(event.id))
         if not any(_covers(voids, event) for voids in self._voids):
             self._hold(event)

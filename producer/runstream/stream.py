@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from runstream.codec import Decoder
 from runstream.errors import ProtocolError
+from runstream.history import History
 from runstream.model import Event, EventId
 from runstream.settled import Settling
 from runstream.tail import PAGE, Feed, Tails
 from runstream.voids import stands_behind
 from runstream.xread import Entry
+
+
+class _SentBack(Exception):
+    """The reader goes on from another place than the one that it was about to read from."""
 
 
 class EventStream(AsyncIterator[Event]):
@@ -40,6 +47,9 @@ class EventStream(AsyncIterator[Event]):
         # The last event that was read. It is ahead of the cursor where events are held until they are settled.
         self._position = after
         self._settling = settling
+        self._history = History(after)
+        # The highest id that was given out of what Redis has lost, until the consumer is told that it is void.
+        self._rewinds: EventId | None = None
         self._live = live
         self._on_leave = on_leave
         self._at_end = False
@@ -158,7 +168,8 @@ class EventStream(AsyncIterator[Event]):
                 self._at_end = True
                 return None
             if self._feed is None:
-                await self._catch_up()
+                with suppress(_SentBack):
+                    await self._catch_up()
             else:
                 await self._wait(self._feed)
 
@@ -166,6 +177,7 @@ class EventStream(AsyncIterator[Event]):
         if self._live:
             place = await self._tails.place_of(self._run_id)
             self._cursor = self._position = place.end or place.last
+            self._history = History(self._position)
         self._started = True
 
     async def _catch_up(self) -> None:
@@ -177,6 +189,10 @@ class EventStream(AsyncIterator[Event]):
             cursor = position = EventId.of(entries[-1][0].decode())
         else:
             place = await self._tails.place_of(self._run_id)
+            lost = self._history.lost_by(place)
+            if lost is not None:
+                self._read_again(lost)
+                raise _SentBack
             if place.end is not None:
                 await self._finish(cursor, place.end)
                 return
@@ -190,7 +206,7 @@ class EventStream(AsyncIterator[Event]):
 
     async def _join(self, cursor: EventId, position: EventId) -> None:
         """Take part in the shared read; where it is ahead, read what lies between first."""
-        feed = self._tails.new_feed(self._run_id)
+        feed = self._tails.new_feed(self._run_id, self._history)
         joined_at = self._tails.attach(feed, cursor, position, self._decoder, settled=self._settling is not None)
         try:
             while cursor < joined_at and (between := await self._page(cursor, joined_at)):
@@ -217,32 +233,52 @@ class EventStream(AsyncIterator[Event]):
         entries = await self._tails.page(self._run_id, cursor, until)
         for entry in entries:
             try:
-                self._take(await self._tails.decode(self._run_id, self._decoder, entry))
+                event = await self._tails.decode(self._run_id, self._decoder, entry)
             except ProtocolError as error:
                 # The events before it are good, and come first.
                 self._failure = error
                 break
+            if not self._take(event):
+                raise _SentBack
         return entries
 
     async def _wait(self, feed: Feed) -> None:
         if feed.failure is not None:
             raise feed.failure
-        if feed.overflown:
+        if feed.overflown or feed.finished:
             self._leave()
-            return
-        if feed.finished:
-            self._close()
             return
         await feed.alarm.wait()
         feed.alarm.clear()
 
-    def _take(self, event: Event) -> None:
-        """Queue an event for the reader, behind a gap event where some between it and the last one are gone."""
+    def _take(self, event: Event) -> bool:
+        """Queue an event for the reader, behind a gap event where some between it and the last one are gone.
+
+        False where the event is not of the history that the reader was given: then it reads again.
+        """
+        lost = self._history.lost_from(event)
+        if lost is not None:
+            self._read_again(lost)
+            return False
         missing = _gap(self._position, event, from_start=not self._live)
         if missing is not None:
+            missing = missing if self._rewinds is None else str(self._history.last)
             self._queue(Event(event.id, "gap", (), {"after": missing, "before": event.id}))
+        if self._rewinds is not None and stands_behind(event) is not None:
+            event = replace(event, data={**event.data, "rewinds": str(self._rewinds)})
+            self._rewinds = None
+        self._history.take(event)
         self._position = EventId.of(event.id)
         self._queue(event)
+        return True
+
+    def _read_again(self, attempt: int) -> None:
+        """Go back to the beginning of an attempt: what was given of it, and behind it, Redis has lost."""
+        self._leave()
+        self._decoder = Decoder()
+        self._failure = None
+        self._rewinds = max(self._rewinds or EventId(0, 0), self._history.last)
+        self._position = self._history.read_again(attempt)
 
     def _queue(self, event: Event) -> None:
         if self._settling is None:

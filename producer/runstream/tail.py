@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -21,9 +21,10 @@ from redis.exceptions import RedisError, ResponseError
 from runstream.codec import Decoder, MissingBase
 from runstream.errors import ProtocolError, RunNotFound, RunstreamError
 from runstream.faults import AWAY, is_passing, patiently
+from runstream.history import History, Place
 from runstream.keys import Keys
 from runstream.missing import confirm_missing, read_run
-from runstream.model import Event, EventId
+from runstream.model import Event, EventId, Status
 from runstream.tasks import cancel
 from runstream.xread import Entry, packed, xread
 
@@ -37,16 +38,19 @@ _CROWD = 200
 _REST_PER_WATCH = 5e-6
 _REST_MAX = 0.01
 
+_PLACE_FIELDS = ("status", "attempt", "seq", "end_id", "after", "worker")
+
 _T = TypeVar("_T")
 
 
 class Feed:
     """The shared read's side of one reader: a bounded buffer and the reader's alarm clock."""
 
-    __slots__ = ("alarm", "buffer", "failure", "finished", "limit", "overflown", "run_id", "settled")
+    __slots__ = ("alarm", "buffer", "failure", "finished", "history", "limit", "overflown", "run_id", "settled")
 
-    def __init__(self, run_id: str, limit: int) -> None:
+    def __init__(self, run_id: str, limit: int, history: History) -> None:
         self.run_id = run_id
+        self.history = history
         self.limit = limit
         self.buffer: deque[Event] = deque()
         self.alarm = asyncio.Event()
@@ -71,6 +75,11 @@ class Feed:
             self.buffer.append(event)
         self.alarm.set()
 
+    def send_back(self) -> None:
+        """Have the reader catch up by itself, once it has taken what is in the buffer."""
+        self.overflown = True
+        self.alarm.set()
+
     def finish(self) -> None:
         """Tell the reader that the run has ended before the place from which it wanted to read."""
         self.finished = True
@@ -80,13 +89,6 @@ class Feed:
         """Tell the reader that nothing more will come, and why."""
         self.failure = failure
         self.alarm.set()
-
-
-class Place(NamedTuple):
-    """How far a run has got: its last event; its end event, once it has ended."""
-
-    last: EventId
-    end: EventId | None
 
 
 class _Watch:
@@ -167,11 +169,11 @@ class Tails:
         self._fail_all(RunstreamError("the client is closed"))
         await self._blocking.aclose()
 
-    def new_feed(self, run_id: str) -> Feed:
-        """A buffer for one reader."""
+    def new_feed(self, run_id: str, history: History) -> Feed:
+        """A buffer for one reader; `history` is what the reader was given."""
         if self._closed:
             raise RunstreamError("the client is closed")
-        return Feed(run_id, self._buffer)
+        return Feed(run_id, self._buffer, history)
 
     def attach(
         self, feed: Feed, cursor: EventId, position: EventId, decoder: Decoder, *, settled: bool = False
@@ -247,8 +249,8 @@ class Tails:
         Raises:
             RunNotFound: the run has no record.
         """
-        key, fields = self._keys.run(run_id), ("status", "attempt", "seq", "end_id", "after")
-        _, attempt, seq, end_id, after = await read_run(
+        key, fields = self._keys.run(run_id), _PLACE_FIELDS
+        values = await read_run(
             self._calls,
             self.patiently,
             run_id,
@@ -256,9 +258,7 @@ class Tails:
             read=lambda: cast("Any", self._calls).hmget(key, *fields),
             found=lambda values: values[0] is not None,
         )
-        # An attempt that has not written anything yet stands where the one before it has come to.
-        last = EventId(int(attempt), int(seq)) if int(seq) >= 0 else EventId.of((after or b"0-0").decode())
-        return Place(last, None if end_id is None else EventId.of(end_id.decode()))
+        return _place(values)
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that only reads; while Redis is away, again, for as long as a reader waits."""
@@ -339,17 +339,28 @@ class Tails:
             self.detach(feed)
 
     async def _probe(self) -> None:
-        """Tell the readers of runs that no longer exist, who would wait for ever."""
+        """Look after readers that would wait for ever: the run does not exist any more, or has another history now."""
         run_ids = list(self._watches)
         pipe = self._calls.pipeline(transaction=False)
         for run_id in run_ids:
-            pipe.exists(self._keys.run(run_id))
-        for run_id, exists in zip(run_ids, await pipe.execute(), strict=True):
-            if not exists:
+            pipe.hmget(self._keys.run(run_id), list(_PLACE_FIELDS))
+        for run_id, values in zip(run_ids, await pipe.execute(), strict=True):
+            if values[0] is not None:
+                self._compare(run_id, _place(values))
+            else:
                 try:
                     await confirm_missing(self._calls, run_id, self._keys.run(run_id))
                 except RunNotFound as missing:
                     self._fail(run_id, missing)
+
+    def _compare(self, run_id: str, place: Place) -> None:
+        """Send readers back that were given, or wait for, what Redis has come back without."""
+        watch = self._watches.get(run_id)
+        for feed in list(watch.feeds) if watch is not None else ():
+            is_beyond = watch is not None and place.end is not None and watch.position >= place.end
+            if is_beyond or feed.history.lost_by(place) is not None:
+                self.detach(feed)
+                feed.send_back()
 
     async def _fail_those_at_fault(self, error: Exception) -> None:
         """Redis refused a read of many streams: find those that are no streams; where none is found, fail all."""
@@ -390,3 +401,13 @@ class Tails:
             # Where Redis is away or full the read will come back by itself, and take the new streams in then.
             with contextlib.suppress(RedisError, OSError):
                 await pipe.execute()
+
+
+def _place(values: Sequence[bytes | None]) -> Place:
+    """How far a run has got, from the fields of its record that exists."""
+    status, attempt, seq, end_id, after, worker = (None if value is None else value.decode() for value in values)
+    number, count = int(attempt or 0), int(seq or -1)
+    # An attempt that has not written anything yet stands where the one before it has come to.
+    last = EventId(number, count) if count >= 0 else EventId.of(after or "0-0")
+    end = None if end_id is None else EventId.of(end_id)
+    return Place(last, end, number, worker, is_running=status == Status.RUNNING)

@@ -20,6 +20,8 @@ class Voids:
         count: how many events that makes.
         after: the id of the last event that Redis knew by then, if it is told. What a reader has beyond it is void,
             too: Redis has come back without it.
+        rewinds: where the reader gives an attempt's event again, since Redis has lost what the reader had given before:
+            the highest id of that. What was given up to it, from the attempt's beginning on, is void.
     """
 
     attempt: int
@@ -28,6 +30,7 @@ class Voids:
     events: frozenset[str]
     count: int
     after: EventId | None = None
+    rewinds: EventId | None = None
 
     @classmethod
     def of(cls, event: Event) -> Self | None:
@@ -38,14 +41,18 @@ class Voids:
         tasks = frozenset(task["id"] for task in told.get("tasks", ()))
         events = frozenset(told.get("events", ()))
         everything = bool(told.get("all"))
-        if not (everything or tasks or events or after):
+        rewinds = EventId.of(event.data["rewinds"]) if "rewinds" in event.data else None
+        if not (everything or tasks or events or after or rewinds):
             return None
-        return cls(EventId.of(event.id).attempt, everything, tasks, events, told.get("count", 0), after)
+        return cls(EventId.of(event.id).attempt, everything, tasks, events, told.get("count", 0), after, rewinds)
 
     def covers(self, event: Event) -> bool:
         """Whether an event is void by this."""
-        if event.mode == "attempt" or EventId.of(event.id).attempt >= self.attempt:
+        here = EventId.of(event.id)
+        if event.mode == "attempt":
             return False
+        if here.attempt >= self.attempt:
+            return self._is_rewound(here)
         return self.covers_source(event.task, event.id, event.id)
 
     def covers_source(self, task: str | None, event_id: str | None, first_id: str) -> bool:
@@ -58,7 +65,11 @@ class Voids:
         """
         if self.everything or task in self.tasks or event_id in self.events:
             return True
-        return self.after is not None and self.after < EventId.of(first_id) < (self.attempt, 0)
+        first = EventId.of(first_id)
+        return self._is_rewound(first) or (self.after is not None and self.after < first < (self.attempt, 0))
+
+    def _is_rewound(self, event_id: EventId) -> bool:
+        return self.rewinds is not None and (self.attempt, 0) < event_id <= self.rewinds
 
 
 def stands_behind(event: Event) -> EventId | None:

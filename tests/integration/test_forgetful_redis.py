@@ -235,6 +235,73 @@ async def test_a_worker_that_gets_its_own_attempt_again_goes_on_with_it(play: Pl
     assert (await play.client.get(run.run_id)).holders == []
 
 
+@pytest.mark.parametrize("first", ["heartbeat", "event", "checkpoint", "end"])
+async def test_whoever_notices_first_that_the_claim_was_lost_the_attempt_goes_on(
+    play: Play, stage: Stage, first: str
+) -> None:
+    """Nobody finds the run in its queue: the attempt takes it back by itself, and no order of events decides."""
+    speaks = first in ("heartbeat", "event")
+
+    async def waiting(state: Story) -> Story:
+        stage.begun["held"] += 1
+        get_stream_writer()("held begins")
+        await stage.wait("held")
+        return {"steps": ["held"]}
+
+    graph = StateGraph(Story).add_node("held", stage.node("held") if speaks else waiting).add_edge(START, "held")
+    modes: Any = MODES if speaks else "custom"
+    stage.hold("held")
+    run = await play.client.enqueue("play", HI, stream_mode=modes, durability="sync")
+    before = (await memory(play)).without(play.keys.queue("play"), play.keys.bell("play"))
+    interval = 0.05 if first == "heartbeat" else 20.0
+    compiled = graph.compile(checkpointer=False if first == "end" else None)
+    await play.start_worker(compiled, beat_interval=interval, lease=60.0)
+    await is_held(play, "held", run.run_id)
+    reader = await reader_of(play, run.run_id)
+
+    await before.put_back()
+    if first == "heartbeat":
+        await until(lambda: _is_running(play, run.run_id), "the attempt has taken its run back")
+    stage.open("held")
+
+    events = await reader
+    if speaks:
+        check(events, await play.client.result(run.run_id))
+    assert stage.begun == {"held": 1}
+    assert (await play.events(run.run_id))[1:] == events[1:]
+    info = await play.client.get(run.run_id)
+    assert (info.attempt, info.status, info.holders) == (1, Status.SUCCESS, [])
+
+
+async def test_a_worker_executes_nothing_under_a_number_that_it_has_used(
+    play: Play, stage: Stage, redis_url: str, namespace: str
+) -> None:
+    """Redis has forgotten a whole attempt, end included, of which a slow reader has the beginning."""
+    run = await play.client.enqueue("play", HI, stream_mode=MODES)
+    before = await memory(play)
+    stage.hold("one")
+    await play.start_worker(chain(stage).compile())
+    fold = Fold()
+    async with Client(redis_url, settings=ClientSettings(namespace=namespace, read_buffer=1)) as client:
+        slow = client.tail(run.run_id)
+        await is_held(play, "one", run.run_id)
+        while not fold.messages:
+            fold.apply(await anext(slow))
+        stage.open("one")
+        await play.events(run.run_id)
+
+        await before.put_back()
+        await until(lambda: _is_attempt(play, run.run_id, 2), "the run is executed under another number")
+
+        result = await play.client.result(run.run_id)
+        async for event in slow:
+            fold.apply(event)
+    assert {message["id"]: message["content"] for message in fold.messages} == spoken(result["messages"])
+    assert stage.begun == dict.fromkeys(NAMES, 2)
+    info = await play.client.get(run.run_id)
+    assert (info.attempt, info.failures) == (2, 0)
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_a_run_whose_claim_was_lost_is_executed_again_under_another_number(
     play: Play, stage: Stage, *, elsewhere: bool

@@ -36,6 +36,11 @@ class Memory:
         found = zip(names, replies[::2], replies[1::2], strict=True)
         return cls(redis, keys, {name: (max(ttl, 0), dump) for name, ttl, dump in found if dump is not None})
 
+    def without(self, *names: str) -> Memory:
+        """The same, but for these keys."""
+        gone = {name.encode() for name in names}
+        return Memory(self._redis, self._keys, {name: told for name, told in self._dumped.items() if name not in gone})
+
     async def put_back(self) -> None:
         """Forget everything that came later, all at once."""
         flat = [part for name, (ttl, dump) in self._dumped.items() for part in (name, ttl, dump)]

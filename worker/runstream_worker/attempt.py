@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from runstream_worker.outbox import Publisher
 from runstream_worker.outcome import GivenBack, Outcome, broken_off, failed
 from runstream_worker.redis_saver import Fence
 from runstream_worker.run_saver import forget_runs
+from runstream_worker.tenure import Tenure
 
 _WRITE_RETRY = 0.05
 _WRITE_RETRY_MAX = 1.0
@@ -47,15 +49,25 @@ _logger = logging.getLogger("runstream.worker")
 
 
 class Attempt:
-    """One attempt: `run` executes it, `guard` ends it, `drain` has it stop where the next one can go on."""
+    """One attempt: `run` executes it, `guard` ends it, `drain` has it stop where the next one can go on.
 
-    def __init__(self, claimed: Claimed, means: Means) -> None:
+    Args:
+        claimed: the attempt, as it was handed to this worker.
+        means: what the process has.
+        has_room: whether the worker has a free slot.
+        used: the highest number under which this worker has executed the run already, 0 for none. An attempt whose
+            number is not higher executes nothing: readers may have other events under its ids.
+    """
+
+    def __init__(self, claimed: Claimed, means: Means, *, has_room: Callable[[], bool], used: int = 0) -> None:
         self.run_id = claimed.run_id
         self.number = claimed.attempt
         self.guard = Guard()
         self._claimed = claimed
         self._means = means
+        self._used = used
         self._hold = Hold(claimed.run_id, claimed.attempt, means.worker_id)
+        tenure = Tenure(claimed, means.worker_id, means.scripts, lease=means.settings.lease, has_room=has_room)
         self._execution: Execution | None = None
         self._is_draining = False
         self._write_retry = _WRITE_RETRY
@@ -69,10 +81,13 @@ class Attempt:
             limit=means.settings.buffer_events,
             limit_bytes=means.settings.buffer_bytes,
             json=self._json,
+            tenure=tenure,
         )
 
     async def run(self) -> Outcome | GivenBack | None:
         """Execute the attempt and write its end, or give the run back; None when the run was lost to another holder."""
+        if self.number <= self._used:
+            return await self._decline()
         try:
             request = self._request()
         except ProtocolError as error:
@@ -85,19 +100,43 @@ class Attempt:
             self._execution.drain()
         ended = await self._leave(await self._supervise(request, self._execution), request)
         if ended is None:
-            await self._disown()
+            await self._disown(self._hold)
         return ended
 
-    async def _disown(self) -> None:
-        """Make sure that Redis knows of this attempt, which is over, even if it has come back without its claim."""
-        call = partial(self._means.scripts.disown, self._hold)
+    def is_again(self, claimed: Claimed) -> bool:
+        """Whether Redis, which has forgotten this attempt, has handed it out to this worker once more."""
+        same = (claimed.attempt, claimed.after, claimed.created_at)
+        return same == (self.number, self._claimed.after, self._claimed.created_at) and self.guard.cause is None
+
+    async def look(self) -> None:
+        """Ask Redis whether the attempt still holds its run; end it if not."""
+        try:
+            held = await self._publisher.is_held()
+        except AttemptFenced:
+            return  # It is over already.
+        except RedisError as error:
+            _logger.warning("run %s: cannot ask whether attempt %d holds it: %s", self.run_id, self.number, error)
+            return
+        if not held:
+            self.guard.end(Cause.LOST)
+
+    async def _decline(self) -> GivenBack | None:
+        """Give the run back for an attempt with a higher number than this worker has used."""
+        _logger.warning("run %s: Redis has forgotten attempt %d", self.run_id, self._used)
+        if self.number < self._used:
+            await self._disown(self._hold._replace(attempt=self._used))
+        return await self._give_back(GivenBack("drained", "Redis had forgotten an attempt of this number"))
+
+    async def _disown(self, hold: Hold) -> None:
+        """Make sure that Redis knows of an attempt that is over, even if it has come back without its claim."""
+        call = partial(self._means.scripts.disown, hold)
         try:
             forgotten = await patiently(call, _DISOWN_WITHIN, outlasts=is_passing)
         except (RedisError, OSError) as error:
-            _logger.warning("run %s: cannot take down that attempt %d is over: %s", self.run_id, self.number, error)
+            _logger.warning("run %s: cannot take down that attempt %d is over: %s", self.run_id, hold.attempt, error)
         else:
             if forgotten:
-                _logger.warning("run %s: Redis has lost what it knew of attempt %d", self.run_id, self.number)
+                _logger.warning("run %s: Redis has lost what it knew of attempt %d", self.run_id, hold.attempt)
 
     def drain(self) -> None:
         """Stop at the end of the step that runs, if the graph keeps checkpoints."""
@@ -232,12 +271,16 @@ class Attempt:
             except (RedisError, OSError) as error:
                 await self._wait_for_redis(error)
                 continue
-            if reply.outcome != "behind":
+            if reply.outcome == "ok":
                 self._publisher.close()
-                return outcome if reply.outcome == "ok" else None
-            # Redis has come back with less than it had acknowledged.
-            self._publisher.go_back(reply.last_seq)
+                return outcome
+            # Redis has come back with less than it had acknowledged, or another worker has the run.
+            if reply.outcome == "behind":
+                self._publisher.go_back(reply.last_seq)
+            elif not await self._publisher.is_held():
+                break
             await self._publisher.flush()
+        self._publisher.close()
         return None
 
     async def _give_back(self, given: GivenBack) -> GivenBack | None:
@@ -268,13 +311,17 @@ class Attempt:
         self._write_retry = min(self._write_retry * 2, _WRITE_RETRY_MAX)
 
     def _end_event(self, outcome: Outcome) -> bytes:
-        data: dict[str, Any] = {"status": outcome.status, "at": time.time_ns() // 1_000_000}
+        data: dict[str, Any] = {
+            "status": outcome.status,
+            "at": time.time_ns() // 1_000_000,
+            "worker": self._hold.worker_id,
+        }
         if outcome.error is not None:
             data["error"] = outcome.error.model_dump()
         if outcome.reason is not None:
             data["reason"] = outcome.reason
         if self._publisher.next_seq == 0:
-            data["after"] = self._claimed.after
+            data |= {"after": self._claimed.after, "after_worker": self._claimed.after_worker}
         return orjson.dumps({"m": "end", "d": data})
 
 

@@ -157,7 +157,7 @@ class Execution:
         # As LangGraph's own server has it; it tells whose a checkpoint is.
         metadata = {**request.config.get("metadata", {}), "run_id": self._hold.run_id}
         more: dict[str, Any] = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
-        if EVENTS not in request.stream_mode or self._hold.attempt == 1:
+        if EVENTS not in request.stream_mode or not self._claimed.after:
             # Graphs find it as `runtime.execution_info.run_id`. Records of events are told apart by it: there the root
             # of a later attempt has an id of its own, as on LangGraph's server.
             more["run_id"] = uuid.UUID(self._hold.run_id)
@@ -228,6 +228,7 @@ class Execution:
             "worker": self._hold.worker_id,
             "at": time.time_ns() // 1_000_000,
             "after": self._claimed.after,
+            "after_worker": self._claimed.after_worker,
             "left": self._claimed.left,
             "checkpoint": start.checkpoint,
             "voids": start.voids,

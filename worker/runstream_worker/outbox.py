@@ -21,13 +21,14 @@ from runstream_worker.events import EventEncoder
 from runstream_worker.guard import Cause, Guard
 from runstream_worker.origins import Placed
 from runstream_worker.settlement import Settlement
+from runstream_worker.tenure import Tenure
 
 _BATCH_EVENTS = 500
 _RETRY_DELAY = 0.05
 _RETRY_DELAY_MAX = 1.0
 _KEPT_EVENTS = 2000
 _KEPT_BYTES = 1024 * 1024
-_CAUSES = {"stop": Cause.STOP, "full": Cause.FULL, "lost": Cause.LOST}
+_CAUSES = {"stop": Cause.STOP, "full": Cause.FULL}
 
 _logger = logging.getLogger("runstream.worker")
 
@@ -54,6 +55,8 @@ class Publisher:
         limit: how many events may wait before `put` does.
         limit_bytes: how many bytes of them.
         json: encodes what the chunks hold.
+        tenure: decides whether the attempt still holds its run when a reply says that it does not; without it, the run
+            is lost then.
 
     Attributes:
         settlement: which of the events are settled; the checkpointer notes there what it has saved.
@@ -69,11 +72,14 @@ class Publisher:
         limit: int,
         limit_bytes: int,
         json: JsonEncoder | None = None,
+        tenure: Tenure | None = None,
     ) -> None:
         self.json = json or JsonEncoder()
         self.hold = hold
         self._outbox = outbox
         self._guard = guard
+        self._tenure = tenure
+        self._in_doubt: asyncio.Task[None] | None = None
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._waiting_bytes = 0
@@ -164,6 +170,19 @@ class Publisher:
         elif last_seq < self._next_to_send - 1:
             self.go_back(last_seq)
 
+    async def is_held(self) -> bool:
+        """Ask Redis whether the attempt still holds its run; publish again what Redis has lost of its events.
+
+        Raises:
+            redis.exceptions.RedisError: Redis refuses to answer.
+        """
+        last_seq = None if self._tenure is None else await self._tenure.last_seq()
+        if last_seq is None:
+            return False
+        if not self._closed:
+            await self.publish_again(last_seq)
+        return True
+
     def seal(self) -> None:
         """Take nothing more; what was taken is still published."""
         self._sealed = True
@@ -187,7 +206,7 @@ class Publisher:
 
     def take(self) -> Append | None:
         """The next batch to send; the same one until `settle` was told of its reply."""
-        if self._closed:
+        if self._closed or self._in_doubt is not None:
             return None
         self._on_its_way = min(len(self._waiting), _BATCH_EVENTS)
         settled = min(self.settlement.up_to(self._next), self._next_to_send + self._on_its_way - 1)
@@ -212,14 +231,32 @@ class Publisher:
             self._next_to_send += self._on_its_way
             self._settled = self._settled_on_its_way
             self._leave_gap = False
+        elif reply.outcome == "full":
+            self._break_off(int(reply.detail) + 1)
         else:
-            self._break_off(int(reply.detail) + 1 if reply.outcome == "full" else self._next_to_send)
+            self._in_doubt = asyncio.create_task(self._doubt(), name=f"doubt-{self.hold.run_id}")
         self._on_its_way = 0
         if reply.outcome in _CAUSES:
             self._guard.end(_CAUSES[reply.outcome], reply.detail)
         if self._waiting:
             self._outbox.send(self)
         self._progress.set()
+
+    async def _doubt(self) -> None:
+        """Find out what a reply that the run is lost means: send the same batch again, or nothing more."""
+        try:
+            held = await self.is_held()
+        except AttemptFenced:
+            held = False
+        except Exception as error:  # noqa: BLE001 - whatever Redis refuses, it will not take these events either
+            self.refuse(error)
+            return
+        self._in_doubt = None
+        if held:
+            self._outbox.send(self)
+        else:
+            self._break_off(self._next_to_send)
+            self._guard.end(Cause.LOST)
 
     def go_back(self, last_seq: int) -> None:
         """Send again what Redis has lost, which knows this attempt's events up to `last_seq` only."""

@@ -22,9 +22,8 @@ from runstream.keys import Keys
 from runstream.scripts import BeatReply, Scripts
 from runstream.tasks import cancel
 from runstream_worker.settings import WorkerSettings
+from runstream_worker.tenure import RUNNING_TTL
 
-RUNNING_TTL = 7 * 24 * 3600.0
-"""How long the keys of a running run live without being renewed, in seconds."""
 WORKER_TTL = 60.0
 """How long a worker's keys live without being renewed, in seconds."""
 _REAP_LIMIT = 100

@@ -277,6 +277,10 @@ class RunSaver(BaseCheckpointSaver[Any]):
                     return await self._call(write, before=ask)
             except EventsLost as lost:
                 await self._publisher.publish_again(lost.last_seq)
+            except AttemptFenced:
+                # Redis may only have forgotten the claim.
+                if not await self._publisher.is_held():
+                    raise
 
     def _is_of_run(self, config: RunnableConfig) -> bool:
         """Whether a config is of the run's own thread: a node may use the checkpointer for another one."""

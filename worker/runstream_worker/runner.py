@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
@@ -36,13 +37,15 @@ from runstream_worker.guard import Cause
 from runstream_worker.loopback import install, to_gateway_of_environment
 from runstream_worker.outbox import Outbox
 from runstream_worker.outcome import GivenBack, Outcome
-from runstream_worker.pulse import RUNNING_TTL, Pulse
+from runstream_worker.pulse import Pulse
 from runstream_worker.settings import WorkerSettings
+from runstream_worker.tenure import RUNNING_TTL
 from runstream_worker.unloaded import Orphans, loaded
 
 _CLAIM_AT_ONCE = 4
 """Small, so that a burst spreads over the workers that are idle: each takes some and rings for the next."""
 _SHORTEST_WAIT = 0.005
+_USED_NUMBERS_KEPT = 10_000
 _STOP_WAIT = 5.0
 _ANSWER_WITHIN = 5.0
 """For connections on which nothing blocks, in seconds."""
@@ -70,6 +73,9 @@ class Runner:
         self._keys = Keys(means.settings.namespace)
         self._attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         self._replaced: set[asyncio.Task[None]] = set()
+        self._looking: dict[Attempt, asyncio.Task[None]] = {}
+        # The highest number under which this worker has executed each of the last runs.
+        self._used: OrderedDict[str, int] = OrderedDict()
         self._freed = asyncio.Event()
         self._leaving = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
@@ -123,7 +129,7 @@ class Runner:
         for run_id in reply.lost:
             # Meanwhile this worker may have claimed the next attempt.
             if self.running.get(run_id) == asked_for[run_id]:
-                self._end(run_id, Cause.LOST)
+                self._look(self._attempts[run_id][0])
         for run_id, wish in reply.stop.items():
             self._stop(run_id, wish.reason, wish.action)
 
@@ -145,6 +151,15 @@ class Runner:
     def _end(self, run_id: str, cause: Cause, detail: str = "") -> None:
         if run_id in self._attempts:
             self._attempts[run_id][0].guard.end(cause, detail)
+
+    def _look(self, attempt: Attempt) -> None:
+        """Have an attempt find out whether it still holds its run, unless it is at it."""
+        if attempt not in self._looking:
+            task = self._looking[attempt] = asyncio.create_task(attempt.look(), name=f"look-{attempt.run_id}")
+            task.add_done_callback(lambda _: self._looking.pop(attempt))
+
+    def _has_room(self) -> bool:
+        return not self.is_leaving and len(self._attempts) < self._means.settings.concurrency
 
     def _stop(self, run_id: str, reason: str, action: StopAction) -> None:
         self._end(run_id, Cause.ROLLBACK if action == "rollback" else Cause.STOP, reason)
@@ -217,18 +232,21 @@ class Runner:
 
     def _start(self, claimed: Claimed) -> None:
         self._given_up.discard(claimed.run_id)
-        attempt = Attempt(claimed, self._means)
+        used = self._used.get(claimed.run_id, 0)
         if claimed.run_id in self._attempts:
             # A Redis that has lost its last writes may hand out again what this worker executes.
             earlier, ending = self._attempts[claimed.run_id]
-            if earlier.number == attempt.number and earlier.guard.cause is None:
-                # It is the same attempt: what Redis has lost of it is published again.
+            if earlier.is_again(claimed):
+                self._look(earlier)
                 return
-            if earlier.number == attempt.number:
-                attempt.guard.end(Cause.DRAIN, "Redis had forgotten an attempt of this number")
             earlier.guard.end(Cause.LOST)
             self._replaced.add(ending)
             ending.add_done_callback(self._replaced.discard)
+        attempt = Attempt(claimed, self._means, has_room=self._has_room, used=used)
+        self._used[claimed.run_id] = max(used, claimed.attempt)
+        self._used.move_to_end(claimed.run_id)
+        if len(self._used) > _USED_NUMBERS_KEPT:
+            self._used.popitem(last=False)
         task = asyncio.create_task(self._run(attempt), name=f"attempt-{attempt.run_id}")
         self._attempts[attempt.run_id] = (attempt, task)
 

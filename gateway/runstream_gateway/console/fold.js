@@ -125,13 +125,18 @@ export class Fold {
     const events = new Set(told.events ?? []);
     const { attempt, seq } = place(event.id);
     const after = seq === 0 ? (event.data.after ?? null) : null;
+    // The reader gives an attempt again where Redis has lost what it had given under these ids.
+    const rewinds = event.data.rewinds ?? null;
+    const isRewound = (one) => rewinds !== null && one.attempt >= attempt && !isBehind(one.id, rewinds);
     const isVoid = (one, ids) =>
-      one.attempt < attempt &&
+      isRewound(one) ||
+      (one.attempt < attempt &&
       (Boolean(told.all) ||
         (one.task !== null && tasks.has(one.task)) ||
         ids.some((id) => events.has(id)) ||
-        (after !== null && isBehind(one.id, after)));
-    for (const record of this.events) {
+        (after !== null && isBehind(one.id, after))));
+    // The last one is the event that says so.
+    for (const record of this.events.slice(0, -1)) {
       if (record.mode !== "attempt" && record.id !== null && isVoid(record, [record.id])) record.void = true;
     }
     const changed = [];

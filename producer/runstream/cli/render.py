@@ -56,6 +56,8 @@ def _summary(event: Event, worker_before: str | None) -> str:
             return f"{node} {kind} {_compact(content)}"
         case "attempt", data:
             begins = f"attempt {EventId.of(event.id).attempt} begins"
+            if "rewinds" in data:
+                begins += f" again: Redis has lost what was shown up to {data['rewinds']}"
             return f"{begins}: {_taken_over(event, worker_before)}" if "left" in data else begins
         case "end", {"status": status, "error": {"type": kind, "message": message}}:
             return f"{status}: {kind}: {message}"

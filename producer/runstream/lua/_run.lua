@@ -113,6 +113,66 @@ local function last_id(attempt, seq, after)
   return after or nil
 end
 
+-- The worker that has published a run's last event; nil where there is none.
+local function last_publisher(run)
+  local record = redis.call('HMGET', run, 'seq', 'worker', 'after_worker')
+  return (tonumber(record[1]) >= 0 and record[2] or record[3]) or nil
+end
+
+-- The server that executes this. Its id is another one after each start, and a replica that is promoted has its own.
+local function server_id()
+  local info = redis.pcall('INFO', 'server')
+  if type(info) == 'table' and info.err then
+    -- A stand-in for Redis that has no INFO forgets nothing. Where INFO is not permitted, nothing may be begun.
+    if string.find(tostring(info.err), 'unknown command', 1, true) then return '' end
+    redis.call('INFO', 'server')
+  end
+  return string.match(info, 'run_id:(%w+)') or ''
+end
+
+-- The number of a run's next attempt, and the fields of the record that go with it. Another server than the one that gave
+-- out the last number, or that took the run, may have given out more that this one does not know. So the number goes beyond
+-- all of them: by the time since the run was created, in ms, during which there were not as many attempts; and by 1000, in
+-- case the clocks of the two servers differ.
+local function next_number(run, now)
+  local record = redis.call('HMGET', run, 'attempt', 'server', 'created_at', 'skipped')
+  local here, number = server_id(), tonumber(record[1]) + 1
+  if not record[2] or record[2] == here then return number, {'server', here} end
+  local skipped = 1000 + math.max(0, now - tonumber(record[3]))
+  return number + skipped, {'server', here, 'skipped', tonumber(record[4] or 0) + skipped}
+end
+
+-- Hands a queued run at the head of its line to a worker, under this number. fields: more fields for the record.
+local function hand_to(worker, run, number, leases, held, bell, lease, ttl, now, fields)
+  local record = redis.call('HMGET', run, 'attempt', 'seq', 'after', 'first_started_at', 'line', 'left', 'queue')
+  local after, behind, line = last_id(record[1], record[2], record[3]), last_publisher(run), record[5]
+  -- The lease first: whatever fails behind it, somebody will look after the run. And it takes room: a full Redis, which
+  -- looks at a script's first write only, refuses it, so that nothing is begun which could not be published.
+  redis.call('ZADD', leases, now + lease, run)
+  redis.call('ZREM', record[7], run)
+  redis.call('SADD', held, run)
+  if line then
+    -- Who has begun stays at the head, whatever happens, until the run has ended.
+    redis.call('ZADD', line, 0, run)
+    outlive(line, ttl)
+  end
+  redis.call('HSET', run, 'status', 'running', 'attempt', number, 'seq', -1, 'worker', worker, 'started_at', now,
+    'first_started_at', record[4] or now, 'held', held, 'bell', bell, unpack(fields))
+  if after then
+    -- What this attempt does with the events of those before it, it has to find out first; then it writes its event.
+    redis.call('HSET', run, 'after', after, 'after_worker', behind or '')
+  else
+    local data = {attempt = number, worker = worker, at = now}
+    -- Redis has lost all that there was of the attempts before, if there were any; readers may have some of it.
+    if number > 1 then data.left, data.voids = record[6] or nil, {all = true, count = 0} end
+    redis.call('XADD', run .. ':events', number .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
+    redis.call('HSET', run, 'seq', 0)
+  end
+  for _, key in ipairs({run, run .. ':events', run .. ':settled', held}) do redis.call('PEXPIRE', key, ttl) end
+  outlive(leases, ttl)
+  outlive_in_indexes(run, line, ttl)
+end
+
 -- Ends a run: the end event, the status, the retention, the clean-up, and the thread's next run, in one step.
 -- Who calls it has checked that it may. id: the end event's id; event: its JSON; fields: more fields for the record.
 local function end_run(run, leases, id, event, status, now, fields)
@@ -147,14 +207,10 @@ end
 -- wakes up later is fenced off. The record says that this is no attempt.
 local function end_unheld(run, leases, status, data, now, fields)
   local record = redis.call('HMGET', run, 'attempt', 'seq', 'after')
-  local attempt = tonumber(record[1]) + 1
+  local attempt, more = next_number(run, now)
   data.status, data.at, data.after = status, now, last_id(record[1], record[2], record[3])
-  fields[#fields + 1] = 'attempt'
-  fields[#fields + 1] = attempt
-  fields[#fields + 1] = 'seq'
-  fields[#fields + 1] = 0
-  fields[#fields + 1] = 'unheld'
-  fields[#fields + 1] = 1
+  data.after_worker = data.after and last_publisher(run)
+  for _, field in ipairs({'attempt', attempt, 'seq', 0, 'unheld', 1, unpack(more)}) do fields[#fields + 1] = field end
   end_run(run, leases, attempt .. '-0', cjson.encode({m = 'end', d = data}), status, now, fields)
 end
 

@@ -4,8 +4,9 @@
 -- ARGV  1 worker id  2 how many at most  3 lease, ms  4 time to live while running, ms
 --       5.. only after a reply was lost: '?' and the run keys that the worker knows it holds
 -- Returns {claimed, dropped, next due}
---   claimed: {run key, attempt, request, after, left, undo ...} each: the id of the stream's last event and why the last
---   attempt was left (both empty for the first attempt), and the runs whose checkpoints are to be removed from the thread;
+--   claimed: {run key, attempt, request, after, left, after worker, created at, undo ...} each: the id of the stream's
+--   last event, why the last attempt was left and the worker that has published that event (empty where there is none);
+--   when the run was created, ms; the runs whose checkpoints the attempt removes from the thread first;
 --   dropped: queue members that are no queued run;
 --   next due: ms from now until the next run is due, 0 when some are due already, -1 when none waits.
 --#include _run.lua
@@ -14,12 +15,11 @@ local limit = tonumber(ARGV[2])
 local ttl = tonumber(ARGV[4])
 local claimed, dropped = {}, {}
 
-local function hand_out(run, attempt, request, after, left, line)
-  local entry = {run, tostring(attempt), request, after or '', left or ''}
-  if line then
-    for _, id in ipairs(redis.call('SMEMBERS', undo_of(run, line))) do entry[#entry + 1] = id end
-  end
-  claimed[#claimed + 1] = entry
+local function hand_out(run)
+  local record = redis.call('HMGET', run, 'attempt', 'request', 'after', 'left', 'line', 'after_worker', 'created_at')
+  local undo = record[5] and redis.call('SMEMBERS', undo_of(run, record[5])) or {}
+  claimed[#claimed + 1] = {run, record[1], record[2], record[3] or '', record[4] or '', record[6] or '',
+    record[7], unpack(undo)}
 end
 
 -- The reply to an earlier claim was lost on the way: hand out again what this worker holds without knowing it.
@@ -28,10 +28,10 @@ if ARGV[5] == '?' then
   for i = 6, #ARGV do known[ARGV[i]] = true end
   for _, run in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     if not known[run] then
-      local record = redis.call('HMGET', run, 'worker', 'status', 'attempt', 'request', 'after', 'left', 'line')
+      local record = redis.call('HMGET', run, 'worker', 'status')
       if record[1] == ARGV[1] and record[2] == 'running' then
         redis.call('ZADD', KEYS[1], now + ARGV[3], run)
-        hand_out(run, record[3], record[4], record[5], record[6], record[7])
+        hand_out(run)
       else
         redis.call('SREM', KEYS[2], run)
       end
@@ -41,48 +41,23 @@ end
 
 local function start(queue, run)
   -- Whatever is in the queue, a claim goes on: a key of another type answers with an error, which is not a record.
-  local record = redis.pcall('HMGET', run, 'status', 'attempt', 'seq', 'request', 'first_started_at', 'line', 'after', 'left')
+  local record = redis.pcall('HMGET', run, 'status', 'attempt', 'seq', 'line')
   if record.err or record[1] ~= 'queued' or not record[2] or not record[3] then
     redis.call('ZREM', queue, run)
     dropped[#dropped + 1] = run
     return
   end
-  local line = record[6]
+  local line = record[4]
   local head = line and head_of(line, run)
   if head and head ~= run then
     -- Not its turn: it is called up when the one before it ends.
     redis.call('ZREM', queue, run)
     return
   end
-  local attempt = tonumber(record[2]) + 1
-  local after = last_id(record[2], record[3], record[7])
-  -- The lease first: whatever fails behind it, somebody will look after the run. And it takes room: a full Redis, which
-  -- looks at a script's first write only, refuses it, so that nothing is begun which could not be published.
-  redis.call('ZADD', KEYS[1], now + ARGV[3], run)
+  local attempt, more = next_number(run, now)
+  hand_to(ARGV[1], run, attempt, KEYS[1], KEYS[2], KEYS[3], ARGV[3], ttl, now, more)
   redis.call('ZREM', queue, run)
-  redis.call('SADD', KEYS[2], run)
-  if line then
-    -- Who has begun stays at the head, whatever happens, until the run has ended.
-    redis.call('ZADD', line, 0, run)
-    outlive(line, ttl)
-  end
-  redis.call('HSET', run, 'status', 'running', 'attempt', attempt, 'seq', -1, 'worker', ARGV[1], 'started_at', now,
-    'first_started_at', record[5] or now, 'held', KEYS[2], 'bell', KEYS[3])
-  if after then
-    -- What this attempt does with the events of those before it, it has to find out first; then it writes its event.
-    redis.call('HSET', run, 'after', after)
-  else
-    local data = {attempt = attempt, worker = ARGV[1], at = now}
-    -- Redis has lost all that there was of the attempts before (see disown.lua); readers may have some of it.
-    if attempt > 1 then data.left, data.voids = record[8] or 'lost', {all = true, count = 0} end
-    redis.call('XADD', run .. ':events', attempt .. '-0', '1', cjson.encode({m = 'attempt', d = data}))
-    redis.call('HSET', run, 'seq', 0)
-  end
-  redis.call('PEXPIRE', run, ttl)
-  redis.call('PEXPIRE', run .. ':events', ttl)
-  redis.call('PEXPIRE', run .. ':settled', ttl)
-  outlive_in_indexes(run, line, ttl)
-  hand_out(run, attempt, record[4], after, record[8], line)
+  hand_out(run)
 end
 
 -- The head of every queue, the longest due first whichever queue it waits in.
@@ -95,10 +70,6 @@ if #KEYS > 5 then table.sort(due, function(a, b) return a[1] < b[1] end) end
 for _, entry in ipairs(due) do
   if #claimed >= limit then break end
   start(entry[2], entry[3])
-end
-if #claimed > 0 then
-  outlive(KEYS[1], ttl)
-  redis.call('PEXPIRE', KEYS[2], ttl)
 end
 
 -- What is left wakes the next idle worker; where nothing is due, strokes that are still there mean nothing.

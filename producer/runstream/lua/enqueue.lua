@@ -43,7 +43,7 @@ local ttl = math.ceil(deadline - now) + 86400000
 -- First what a full Redis refuses: it looks at a script's first write only, and lets all others through.
 redis.call('HSET', KEYS[1], 'retention', ARGV[8], 'status', 'queued', 'attempt', 0, 'seq', -1, 'bytes', 0, 'digest', ARGV[2],
   'created_at', now, 'due_at', math.floor(due), 'queue', KEYS[3], 'queue_bell', KEYS[4], 'line', line, 'place', place,
-  'queued_ttl', ARGV[7], unpack(ARGV, 10))
+  'queued_ttl', ARGV[7], 'server', server_id(), unpack(ARGV, 10))
 redis.call('DEL', KEYS[1] .. ':events', KEYS[1] .. ':settled') -- of an earlier run of this id whose record went first
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('SET', KEYS[2], ARGV[5] .. string.format('%.0f', now) .. ARGV[6], 'PX', ttl)
