@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from runstream.characters import well_formed_in
 from runstream.merging import Tree, add_usage, merge_content, merge_dicts, merge_lists, plain
 from runstream.model import Event
 from runstream.toolcalls import Calls, tool_calls_of
@@ -304,7 +305,7 @@ def _finish_blocks(content: Any, calls: Calls) -> None:
 def _finish_server_call(block: dict[str, Any]) -> None:
     text = block.get("args") or "{}"
     try:
-        args = json.loads(text) if isinstance(text, str) else None
+        args = well_formed_in(json.loads(text)) if isinstance(text, str) else None
     except ValueError:
         return
     if isinstance(args, dict):

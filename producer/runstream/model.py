@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runstream.characters import well_formed
 from runstream.errors import InvalidRequest
 
 StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "debug", "messages", "custom", "events"]
@@ -142,10 +143,10 @@ class ErrorInfo(BaseModel):
             message = str(error)
         except Exception as refusal:  # noqa: BLE001 - user code: __str__ may raise anything
             message = f"(its message cannot be told: __str__ raised {type(refusal).__name__})"
-        message = message.encode("utf-8", "replace").decode()
+        message = well_formed(message)
         if len(message) > _LONGEST_MESSAGE:
             message = f"{message[:_LONGEST_MESSAGE]}... ({len(message):,} characters in all)"
-        return cls(type=type(error).__name__, message=message)
+        return cls(type=well_formed(type(error).__name__), message=message)
 
 
 class Holder(BaseModel):

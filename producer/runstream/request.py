@@ -17,6 +17,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runstream.characters import well_formed
 from runstream.command import command_to_jsonable, is_command
 from runstream.errors import InvalidRequest
 from runstream.ids import check_checkpoint, check_id
@@ -220,7 +221,7 @@ def check_reason(reason: object) -> str:
     if not isinstance(reason, str) or len(reason) > _LONGEST_REASON:
         told = f"{len(reason):,} characters" if isinstance(reason, str) else repr(reason)
         raise InvalidRequest("reason", f"{told}: must be text of at most {_LONGEST_REASON:,} characters")
-    return reason.encode("utf-8", "replace").decode()
+    return well_formed(reason)
 
 
 def check_thread_id(thread_id: object) -> str:

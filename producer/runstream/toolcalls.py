@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias
 
+from runstream.characters import well_formed_in
+
 Calls: TypeAlias = list[dict[str, Any]]
 
 _CLOSER = {"{": "}", "[": "]"}
@@ -36,7 +38,7 @@ def _arguments(text: str | None) -> Any:
     if not text:
         return {}
     try:
-        return parse_partial(text)
+        return well_formed_in(parse_partial(text))
     except (ValueError, RecursionError):
         return None
 

@@ -210,9 +210,10 @@ def test_an_event_that_waits_to_be_sent_takes_its_own_size() -> None:
 def test_half_a_character_in_a_token_does_not_end_the_run() -> None:
     encoder = EventEncoder(JsonEncoder())
     encoder.encode(Placed(chunk(token(""))), "1-1")
-    assert from_json(encoder.encode(Placed(chunk(token("a\ud83d"))), "1-2")) == {
+    assert from_json(encoder.encode(Placed(chunk(token("a\ud83d"))), "1-2")) == {"b": "1-1", "t": "a"}
+    assert from_json(encoder.encode(Placed(chunk(token("b"))), "1-3")) == {
         "b": "1-1",
-        "t": "a\N{REPLACEMENT CHARACTER}",
+        "t": "\N{REPLACEMENT CHARACTER}b",
     }
 
 

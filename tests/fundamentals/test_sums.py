@@ -17,6 +17,7 @@ from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, message_chunk_to_message
 from langchain_core.messages.ai import add_ai_message_chunks
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.utils.json import parse_partial_json
@@ -24,12 +25,16 @@ from langgraph.graph import START, MessagesState, StateGraph
 from tests.support.openai_server import OpenAIServer, ToolCall, ToolCalls
 from tests.support.openai_server import Text as Tokens
 
-from runstream import Event, Fold
+from runstream import Event, Fold, Retraction, SpokenText
+from runstream.codec import Decoder
 from runstream.toolcalls import parse_partial
 from runstream_worker.calls import ModelCalls
+from runstream_worker.chunks import Chunk
 from runstream_worker.default_agent import default_agent
 from runstream_worker.encoding import JsonEncoder
+from runstream_worker.events import EventEncoder
 from runstream_worker.offline_model import OfflineChatModel
+from runstream_worker.origins import Placed
 
 NODE = {"langgraph_node": "model"}
 
@@ -366,3 +371,56 @@ def test_only_messages_of_the_nodes_that_were_named() -> None:
     fold.apply(event(1, AIMessageChunk(content="A", id="a")))
     fold.apply(Event("1-2", "messages", (), [as_json(AIMessage("B", id="b")), {"langgraph_node": "other"}]))
     assert contents(fold) == ["A"]
+
+
+HALVES = st.text(st.sampled_from(["a", "\ud83d", "\ude00", "\N{HONEYBEE}"]), max_size=3)
+HALF_BLOCK = st.fixed_dictionaries(
+    {"type": st.just("text"), "text": HALVES, "index": st.integers(0, 1)}
+) | st.fixed_dictionaries({"type": st.just("reasoning"), "reasoning": HALVES, "index": st.just(2)})
+
+
+def _halved(content: Any, args: str, index: int, more: str) -> AIMessageChunk:
+    calls = [tool_call_chunk(args=args, index=index)]
+    thought = {"reasoning_content": more}
+    return AIMessageChunk(content=content, id="lc_run--1", tool_call_chunks=calls, additional_kwargs=thought)
+
+
+def _saved(chunks: Sequence[AIMessageChunk]) -> dict[str, Any]:
+    return as_json(add_ai_message_chunks(chunks[0], *chunks[1:]))
+
+
+@given(
+    st.lists(st.builds(_halved, HALVES, HALVES, st.integers(0, 1), HALVES), min_size=1, max_size=6)
+    | st.lists(st.builds(_halved, st.lists(HALF_BLOCK, max_size=2), HALVES, st.just(0), HALVES), min_size=1, max_size=6)
+)
+def test_characters_that_come_in_two_chunks_are_what_is_saved(chunks: list[AIMessageChunk]) -> None:
+    chunks.append(AIMessageChunk(content="" if isinstance(chunks[0].content, str) else [], id="lc_run--1"))
+    chunks[-1].chunk_position = "last"
+    encoder, decoder, fold, spoken = EventEncoder(JsonEncoder()), Decoder(), Fold(), SpokenText()
+    said = ""
+    for number, chunk in enumerate(chunks, 1):
+        sent = Placed(Chunk("messages", (), (chunk, NODE), None, "call"), "t")
+        read = decoder.decode(f"1-{number}", {b"1": encoder.encode(sent, f"1-{number}")})
+        fold.apply(read)
+        piece = spoken.apply(read)
+        said += "" if piece is None or isinstance(piece, Retraction) else piece
+    (told,) = fold.messages
+    saved = _saved(chunks)
+    for field in ("content", "additional_kwargs"):
+        assert told[field] == saved[field]
+    by_index = {call["index"]: call["args"] for call in saved["tool_call_chunks"] if call["args"]}
+    assert {one["index"]: one["args"] for one in _calls_of(chunks) if one["args"]} == by_index
+    if isinstance(saved["content"], str):
+        assert said == saved["content"]
+
+
+def _calls_of(chunks: Sequence[AIMessageChunk]) -> list[dict[str, Any]]:
+    """The chunks of tool calls as readers sum them, before the last one makes calls of them."""
+    encoder, decoder = EventEncoder(JsonEncoder()), Decoder()
+    total: dict[int, str] = {}
+    for number, chunk in enumerate(chunks, 1):
+        sent = Placed(Chunk("messages", (), (chunk, NODE), None, "call"), "t")
+        message = decoder.decode(f"1-{number}", {b"1": encoder.encode(sent, f"1-{number}")}).data[0]
+        for call in message["tool_call_chunks"]:
+            total[call["index"]] = total.get(call["index"], "") + (call["args"] or "")
+    return [{"index": index, "args": args} for index, args in total.items()]

@@ -31,6 +31,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.base import BaseMessageChunk
 
 from runstream_worker.encoding import JsonEncoder
+from runstream_worker.halves import MessageHalves
 from runstream_worker.origins import Placed
 
 _REST_FIELDS: Final = tuple(sorted(AIMessageChunk.model_fields.keys() - {"content"}))
@@ -110,6 +111,7 @@ class MessageFolder:
     def __init__(self, json: JsonEncoder, open_messages: int = OPEN_MESSAGES) -> None:
         self._json = json
         self._open_messages = open_messages
+        self._halves = MessageHalves()
         self._bases: dict[_Key, _Base] = {}
 
     def __len__(self) -> int:
@@ -130,7 +132,8 @@ class MessageFolder:
         """
         if not isinstance(message, BaseMessageChunk) or message.id is None:
             return Full(self._json.encode((message, metadata), "messages"))
-        key = (call, message.id, ns)
+        message = self._halves.joined((call or message.id, ns), message)
+        key = (call, cast("str", message.id), ns)
         base = self._bases.get(key)
         difference = None if base is None or not base.has(metadata, self._json) else self._difference(base, message)
         folded = difference or self._open(key, message, metadata, event_id)

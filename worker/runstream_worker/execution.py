@@ -34,6 +34,7 @@ from runstream_worker.completion import missing_messages
 from runstream_worker.context import fitting_context
 from runstream_worker.factories import Access
 from runstream_worker.graphs import GraphSource, graph_with
+from runstream_worker.held_halves import HeldHalves
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.origins import Origins, Placed
 from runstream_worker.outbox import Outbox, Publisher
@@ -274,13 +275,13 @@ class Execution:
         wanted, marks = frozenset(request.stream_mode), start.marks()
         tells_ns = request.subgraphs or request.version == "v2"
         origins = Origins(start.finished, tells_ns=tells_ns) if self.saver is not None else None
-        removals = Removals(start.past)
+        removals, halves = Removals(start.past), HeldHalves(self._publisher.put_now)
 
         def published(found: Iterable[Placed]) -> Iterator[Placed]:
             for placed in found:
                 for one in removals.pass_on(placed):
-                    if one.chunk.mode in wanted and not (one is placed and is_there(one, marks)):
-                        yield one
+                    is_new = one.chunk.mode in wanted and not (one is placed and is_there(one, marks))
+                    yield from (each for each in halves.pass_on(one) if is_new or each is not one)
 
         try:
             async for chunk in emitted:
@@ -292,6 +293,7 @@ class Execution:
         finally:
             # What waits for a chunk that was refused would keep the graph from being closed.
             self._taken.close()
+            halves.put_rest()
         for placed in published(origins.rest() if origins is not None else ()):
             await self._publisher.put(placed)
 

@@ -106,12 +106,27 @@ class Publisher:
             StreamTooLarge: the chunk alone is more than the run may publish.
             PublisherClosed: the attempt is over.
         """
-        event = self._encoder.encode(placed, f"{self.hold.attempt}-{self._next}")
-        self.settlement.publish(placed, self._next)
-        await self.put_bytes(event, placed.chunk.mode)
+        self.put_now(placed)
+        if not self.has_room:
+            await self.room()
 
     async def put_bytes(self, event: bytes, mode: str) -> None:
         """Publish an event that has been encoded already."""
+        self._append(event, mode)
+        if not self.has_room:
+            await self.room()
+
+    def put_now(self, placed: Placed) -> None:
+        """Publish a chunk, however many events are on their way.
+
+        Raises:
+            EncodingError, StreamTooLarge, PublisherClosed: as `put` does.
+        """
+        event = self._encoder.encode(placed, f"{self.hold.attempt}-{self._next}")
+        self.settlement.publish(placed, self._next)
+        self._append(event, placed.chunk.mode)
+
+    def _append(self, event: bytes, mode: str) -> None:
         if self._sealed:
             raise PublisherClosed(f"attempt {self.hold.attempt} of run {self.hold.run_id} is over")
         if len(event) > self._outbox.byte_limit:
@@ -121,8 +136,6 @@ class Publisher:
         self._waiting_bytes += len(event)
         self._next += 1
         self._outbox.send(self)
-        if not self.has_room:
-            await self.room()
 
     def publish_settled(self) -> None:
         """Publish how far the events are settled by now, with the next batch or without one."""
