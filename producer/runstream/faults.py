@@ -76,6 +76,8 @@ def reason_of(error: BaseException) -> str:
             code = "NOAUTH" if "required" in str(one).lower() else "WRONGPASS"
         if one is not None and "unauthenticated" in str(one):  # What a call with many arguments gets.
             code = "NOAUTH"
+        if one is not None and "user executing the script can't" in str(one):
+            code = "NOPERM"
         if code in _REASONS:
             return f"{_REASONS[code]} ({code})"
     return "Redis cannot be reached" if is_away(error) else "Redis refuses the call"

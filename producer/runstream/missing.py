@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from redis.exceptions import NoPermissionError
+
 from runstream.errors import RunNotFound
 
 Call: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -46,6 +48,8 @@ async def read_run(
 async def confirm_missing(redis: Any, run_id: str, run_key: str) -> None:
     """Raise `RunNotFound` where a server says so that takes writes; return where the run is there, after all.
 
+    A user of Redis that may only read cannot ask, and believes what it has read.
+
     Raises:
         RunNotFound: there is no such run.
         redis.exceptions.RedisError: the server does not take writes, or is away.
@@ -53,5 +57,9 @@ async def confirm_missing(redis: Any, run_id: str, run_key: str) -> None:
     pipe = redis.pipeline(transaction=False)
     pipe.hdel(run_key, "")  # changes nothing, and a replica refuses it
     pipe.hexists(run_key, "status")
-    if not (await pipe.execute())[1]:
+    changed, is_there = await pipe.execute(raise_on_error=False)
+    for reply in (changed, is_there):
+        if isinstance(reply, Exception) and not (reply is changed and isinstance(reply, NoPermissionError)):
+            raise reply
+    if not is_there:
         raise RunNotFound(run_id)
