@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from runstream.errors import InvalidRequest
+from runstream.ids import check_namespace
+from runstream_gateway.errors import ApiError
+from runstream_gateway.ids import UUID, one_spelling
 from runstream_gateway.marks import ApiMode
 from runstream_gateway.metadata import Metadata
+from runstream_gateway.refusals import told
 
 SortOrder = Literal["asc", "desc"]
 Strategy = Literal["enqueue", "reject", "interrupt", "rollback"]
@@ -36,16 +42,66 @@ def _fit_for_a_link(key: str) -> str:
 
 
 Names = Annotated[list[str], Field(max_length=_MOST_NAMES)]
+
+
+def _uuid(text: str) -> str:
+    """A checkpoint's id in its one spelling: LangGraph's are UUIDs."""
+    if not UUID.fullmatch(text):
+        raise PydanticCustomError("uuid", "must be a UUID")
+    return one_spelling(text)
+
+
+def _namespace(text: str) -> str:
+    try:
+        return check_namespace("", text)
+    except InvalidRequest:
+        raise PydanticCustomError(
+            "namespace", "must be text of at most 4096 characters, no control characters"
+        ) from None
+
+
 FeedbackKey = Annotated[str, AfterValidator(_fit_for_a_link)]
+CheckpointId = Annotated[str, AfterValidator(_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
+CheckpointNamespace = Annotated[str, AfterValidator(_namespace)]
 
 
 class Checkpoint(Body):
-    """A place in a thread's history."""
+    """A place in a thread's history. One that is not there is refused; none is meant where nothing is named."""
 
     thread_id: str | None = None
-    checkpoint_id: str | None = None
-    checkpoint_ns: str | None = None
-    checkpoint_map: dict[str, Any] | None = None
+    checkpoint_id: CheckpointId | None = None
+    checkpoint_ns: CheckpointNamespace | None = None
+    checkpoint_map: Annotated[dict[CheckpointNamespace, CheckpointId], Field(max_length=100)] | None = None
+
+    @field_validator("checkpoint_id", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    def named(self) -> dict[str, Any]:
+        """Return what names a checkpoint, by LangGraph's names in `configurable`; empty where nothing does."""
+        named = self.model_dump(exclude={"thread_id"}, exclude_none=True)
+        return named if named.get("checkpoint_id") or named.get("checkpoint_map") else {}
+
+
+def checkpoint_in(given: Mapping[str, Any], *path: str) -> Checkpoint:
+    """Return the checkpoint that an object of a request names.
+
+    Args:
+        given: the object.
+        path: where it is in the request, for error messages.
+
+    Raises:
+        ApiError: 422, it has a name of a checkpoint that is none.
+    """
+    try:
+        return Checkpoint.model_validate(given)
+    except ValidationError as error:
+        problems = [{**each, "loc": ("body", *path, *each["loc"])} for each in error.errors()]
+        body: Any = given
+        for name in reversed(path):
+            body = {name: body}
+        raise ApiError(422, told(problems, body)) from None
 
 
 class RunCommand(Body):
@@ -63,6 +119,8 @@ class StatelessRunCreate(Body):
     input: Any = None
     command: RunCommand | None = None
     config: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = Field(default=None, description="A place in the history of the run's thread.")
+    checkpoint_id: CheckpointId | None = None
     context: Any = None
     metadata: Metadata | None = None
     stream_mode: Annotated[list[ApiMode], Field(max_length=_MOST_MODES)] = ["values"]
@@ -89,8 +147,6 @@ class StatelessRunCreate(Body):
 class RunCreate(StatelessRunCreate):
     """A run on a thread."""
 
-    checkpoint: Checkpoint | None = None
-    checkpoint_id: str | None = None
     multitask_strategy: Strategy | None = None
     if_not_exists: Literal["create", "reject"] | None = None
 
@@ -178,7 +234,7 @@ class StateUpdate(Body):
     values: dict[str, Any] | Annotated[list[dict[str, Any]], Field(max_length=_MOST_STEPS)] | None = None
     as_node: str | None = None
     checkpoint: Checkpoint | None = None
-    checkpoint_id: str | None = None
+    checkpoint_id: CheckpointId | None = None
 
 
 class HistorySearch(Body):

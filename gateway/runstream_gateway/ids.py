@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from runstream.model import new_run_id
 from runstream_gateway.errors import ApiError
 
-_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+_LONGEST_SHOWN = 60
+UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def new_id() -> str:
@@ -24,8 +25,14 @@ def check_uuid(value: str, field: str) -> str:
         ApiError: 422, it is none.
     """
     # `uuid.UUID` also takes digits of other scripts, and line breaks before them.
-    if not _UUID.fullmatch(value):
-        raise ApiError(422, f"{field}: {value!r} is not a UUID")
+    if not UUID.fullmatch(value):
+        shown = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}..."
+        raise ApiError(422, f"{field}: {shown!r} is not a UUID")
+    return one_spelling(value)
+
+
+def one_spelling(value: str) -> str:
+    """Return a UUID with its hyphens, in lower case."""
     return str(uuid.UUID(value))
 
 

@@ -32,6 +32,7 @@ from runstream_worker.graphs import GraphSource, graph_with
 from runstream_worker.infrastructure import Unavailable, is_infrastructure
 from runstream_worker.patient_saver import DEFAULT_PATIENCE, PatientSaver, patient
 from runstream_worker.redis_saver import RedisSaver
+from runstream_worker.start_checks import CheckpointNotFound, check_checkpoints, named_checkpoints
 
 _logger = logging.getLogger("runstream.gateway")
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, AssertionError, ArithmeticError)
@@ -129,23 +130,36 @@ class States:
         Raises:
             ApiError: 404, there is no such checkpoint; 422, the graph cannot be made, or its state not be shown.
         """
-        wanted = (checkpoint or {}).get("checkpoint_id")
         if graph_name is None:
-            if wanted:
-                raise not_found("checkpoint", wanted)
+            _check_names_none(checkpoint)
             return dict(EMPTY_STATE)
         config = config_of(thread_id, checkpoint)
         with _reading(graph_name, thread_id):
             size = await self.size(thread_id)
             async with self._turns.room(size), self.graph(graph_name, config) as graph:
+                # Of the state's own checkpoint, reading it tells.
+                await _check_there(graph, thread_id, {**(checkpoint or {}), "checkpoint_id": None})
                 if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+                    _check_names_none(checkpoint)
                     return dict(EMPTY_STATE)
                 snapshot = await _snapshot(graph, cast("RunnableConfig", config), subgraphs=subgraphs)
                 if snapshot.created_at is None:
-                    if wanted:
-                        raise not_found("checkpoint", wanted)
+                    _check_names_none(checkpoint)
                     return dict(EMPTY_STATE)
                 return await self._shown(snapshot, size)
+
+    async def check_checkpoints(self, graph_name: str, thread_id: str, checkpoint: Mapping[str, Any]) -> None:
+        """Check that a thread has the checkpoints that a request names, by LangGraph's names in `configurable`.
+
+        LangGraph would take one that is not there for the beginning, and replace the thread's state.
+
+        Raises:
+            ApiError: 404, it has not; 422, the graph cannot be made.
+        """
+        with _reading(graph_name, thread_id):
+            size = await self.size(thread_id)
+            async with self._turns.room(size), self.graph(graph_name, config_of(thread_id)) as graph:
+                await _check_there(graph, thread_id, checkpoint)
 
     async def size(self, thread_id: str) -> int:
         """Return how many bytes a thread's checkpoints take; of those that are not in Redis, what they may take."""
@@ -201,15 +215,18 @@ class States:
         """Iterate over a thread's states, the newest first.
 
         Raises:
-            ApiError: 422, the graph cannot be made, or one of the states not be shown.
+            ApiError: 404, there is no such checkpoint; 422, the graph cannot be made, or one of the states cannot be
+                shown.
         """
         if graph_name is None:
+            _check_names_none(checkpoint, before)
             return
         config = config_of(thread_id, checkpoint)
         earlier = None if before is None else config_of(thread_id, before)
         with _reading(graph_name, thread_id):
             size = await self.size(thread_id)
             async with self._turns.room(size), self.graph(graph_name, config) as graph:
+                await _check_there(graph, thread_id, checkpoint, before)
                 if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                     return
                 found = graph.aget_state_history(
@@ -235,7 +252,8 @@ class States:
         """Write a state, as if a node had returned these values; gives the new checkpoint's place.
 
         Raises:
-            ApiError: 400, the graph keeps no checkpoints; 422, the values or the node are not the graph's.
+            ApiError: 400, the graph keeps no checkpoints; 404, there is no such checkpoint; 422, the values or the node
+                are not the graph's.
         """
         updates = values if isinstance(values, list) else [values]
         config = {**config_of(thread_id, checkpoint), "metadata": dict(metadata or {})}
@@ -267,6 +285,7 @@ class States:
         async with self.graph(graph_name, config, _WRITING) as graph:
             if not isinstance(graph.checkpointer, BaseCheckpointSaver):
                 raise ApiError(400, f"graph {graph_name!r} keeps no checkpoints")
+            await _check_there(graph, config["configurable"]["thread_id"], config["configurable"])
             if not steps:
                 return given
             try:
@@ -279,6 +298,24 @@ class States:
             except _UNFIT as error:
                 _logger.debug("graph %r does not take an update of its state", graph_name, exc_info=error)
                 raise ApiError(422, f"{field}: graph {graph_name!r} does not take them: {_public(error)}") from None
+
+
+async def _check_there(
+    graph: Pregel[Any, Any, Any, Any], thread_id: str, *checkpoints: Mapping[str, Any] | None
+) -> None:
+    saver = graph.checkpointer if isinstance(graph.checkpointer, BaseCheckpointSaver) else None
+    try:
+        for checkpoint in checkpoints:
+            await check_checkpoints(saver, thread_id, checkpoint or {})
+    except CheckpointNotFound as error:
+        raise not_found("checkpoint", error.checkpoint_id) from None
+
+
+def _check_names_none(*checkpoints: Mapping[str, Any] | None) -> None:
+    """Of a thread that has had no graph, there is no checkpoint."""
+    for checkpoint in checkpoints:
+        for checkpoint_id in named_checkpoints(checkpoint or {}).values():
+            raise not_found("checkpoint", checkpoint_id)
 
 
 def _state_updates(values: Any, as_node: str | None) -> list[StateUpdate]:

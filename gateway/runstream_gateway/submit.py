@@ -10,11 +10,12 @@ from runstream import Command, Document, RunSpec, Send
 from runstream.command import NOT_GIVEN
 from runstream.request import OUTPUT_KEYS
 from runstream_gateway.assistants import Assistant
-from runstream_gateway.bodies import Checkpoint, RunCommand, RunCreate, StatelessRunCreate, Strategy
+from runstream_gateway.bodies import RunCommand, RunCreate, StatelessRunCreate, Strategy, checkpoint_in
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_config import GraphConfig, object_in, of_caller
 from runstream_gateway.marks import MARKS, Marks, pregel_modes
 from runstream_gateway.metadata import check_metadata
+from runstream_worker.start_checks import check_names_root
 
 _PLACES = {"checkpoint_id": str, "checkpoint_ns": str, "checkpoint_map": dict}
 
@@ -124,7 +125,7 @@ def _marks(what: Submission, config: GraphConfig) -> Marks:
 def _graph_config(what: Submission) -> GraphConfig:
     assistant, thread = what.assistant, what.thread
     places = {
-        **_checkpoint(what.body),
+        **({} if thread is None else named_checkpoint(what.body)),
         "run_id": what.run_id,
         "graph_id": assistant.graph_id,
         "assistant_id": assistant.assistant_id,
@@ -141,30 +142,29 @@ def _graph_config(what: Submission) -> GraphConfig:
     )
 
 
-def _checkpoint(body: StatelessRunCreate) -> dict[str, Any]:
-    """The place in the thread's history that the run goes on from.
+def named_checkpoint(body: StatelessRunCreate) -> dict[str, Any]:
+    """Return the place in the thread's history that a run goes on from; empty where the request names none.
 
     A request may also name it where LangGraph has it, in `config.configurable`; an assistant may not.
+
+    Raises:
+        ApiError: 422, what is in `config.configurable` names no checkpoint.
+        InvalidRequest: a subgraph's checkpoint is named, and that of the graph itself is not.
     """
-    in_config = _placed_in_config(body)
-    if not isinstance(body, RunCreate):
-        return {}
-    checkpoint = body.checkpoint or Checkpoint()
-    given = {
-        **in_config,
-        **({"checkpoint_id": body.checkpoint_id} if body.checkpoint_id else {}),
-        **{key: value for key, value in checkpoint.model_dump().items() if value and key in _PLACES},
-    }
-    return {key: value for key, value in given.items() if value}
+    beside = {} if body.checkpoint_id is None else {"checkpoint_id": body.checkpoint_id}
+    in_body = {} if body.checkpoint is None else body.checkpoint.named()
+    named = {**_named_in_config(body), **beside, **in_body}
+    check_names_root(named)
+    return named
 
 
-def _placed_in_config(body: StatelessRunCreate) -> dict[str, Any]:
+def _named_in_config(body: StatelessRunCreate) -> dict[str, Any]:
     chosen = object_in(body.config or {}, "configurable")
     for name, kind in _PLACES.items():
         if chosen.get(name) is not None and not isinstance(chosen[name], kind):
             expected = "an object" if kind is dict else "a string"
             raise ApiError(422, f"config.configurable.{name}: {chosen[name]!r} must be {expected}")
-    return {name: chosen[name] for name in _PLACES if name in chosen}
+    return checkpoint_in(chosen, "config", "configurable").named()
 
 
 def _durability(body: StatelessRunCreate) -> Any:

@@ -213,8 +213,10 @@ RUNS: Final = [
 ]
 
 STATES: Final = [
-    Bad("GET /threads/{thread}/state/nope", 404, ("checkpoint 'nope'", "not found")),
-    Bad("GET /threads/{fresh}/state/nope", 404, ("checkpoint 'nope'", "not found")),
+    Bad("GET /threads/{thread}/state/nope", 422, ("checkpoint_id", "'nope'", "UUID")),
+    Bad("GET /threads/{fresh}/state/nope", 422, ("checkpoint_id", "'nope'", "UUID")),
+    Bad(f"GET /threads/{{thread}}/state/{_NOBODY}", 404, (f"checkpoint '{_NOBODY}'", "not found")),
+    Bad(f"GET /threads/{{fresh}}/state/{_NOBODY}", 404, (f"checkpoint '{_NOBODY}'", "not found")),
     Bad("POST /threads/{thread}/state/checkpoint", 422, ("checkpoint", "missing"), {}),
     Bad("POST /threads/{thread}/state/checkpoint", 404, ("not found",), {"checkpoint": {"checkpoint_id": _NOBODY}}),
     Bad("POST /threads/{thread}/state", 422, ("values", "5", "an object"), {"values": 5}),

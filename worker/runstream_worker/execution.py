@@ -46,6 +46,7 @@ from runstream_worker.removals import Removals
 from runstream_worker.resume import Start, first_start, is_there, next_start, start_over
 from runstream_worker.run_saver import RunSaver, Taken, forget_runs
 from runstream_worker.settings import WorkerSettings
+from runstream_worker.start_checks import check_start
 
 _SHOWN_AS_STATE = frozenset(("checkpoints", "debug"))
 
@@ -103,6 +104,8 @@ class Execution:
             Unavailable: what the worker depends on is away.
             NothingToGoOnFrom: the graph keeps no checkpoints, and the run may not start over.
             NoStore: the graph uses a store, and there is none.
+            CheckpointNotFound: the request names a checkpoint that is not there.
+            InvalidRequest: there is nothing to resume, or a node is not the graph's.
             GraphDrained: `drain` was called, and what was done so far is saved.
         """
         try:
@@ -125,7 +128,11 @@ class Execution:
             graph, saver = self._with_saver(opened)
             start = await self._start()
             if start.goes_on:
-                config["configurable"].pop("checkpoint_id", None)
+                # What came of the checkpoint that the request names has been saved.
+                for name in ("checkpoint_id", "checkpoint_ns", "checkpoint_map"):
+                    config["configurable"].pop(name, None)
+            else:
+                await _reading("where it begins", check_start(graph, self.saver, request, config))
             if start.goes_on and not await self._passes_breakpoint(graph, saver, config, start):
                 return self._final.outcome(graph, _output_keys(request, graph), self._publisher.json)
             given = None if start.goes_on else await _input(graph, request, config)
@@ -155,6 +162,9 @@ class Execution:
     def _config(self, callbacks: list[BaseCallbackHandler]) -> RunnableConfig:
         request = self._request
         configurable = {**with_auth_user(request.config.get("configurable", {})), "thread_id": request.thread_id}
+        if configurable.get("checkpoint_map"):
+            # Without a namespace, LangGraph would not look for the graph's own checkpoint in the map.
+            configurable["checkpoint_ns"] = configurable.get("checkpoint_ns") or ""
         # As LangGraph's own server has it; it tells whose a checkpoint is.
         metadata = {**request.config.get("metadata", {}), "run_id": self._hold.run_id}
         more: dict[str, Any] = {"configurable": configurable, "metadata": metadata, "callbacks": callbacks}
@@ -186,14 +196,7 @@ class Execution:
 
     async def _start(self) -> Start:
         """Find out how to begin; from the second attempt on, publish it."""
-        try:
-            return await self._found_start()
-        except Unavailable:
-            raise
-        except Exception as error:
-            if is_infrastructure(error):
-                raise Unavailable.because_of("cannot find out how to go on", error) from error
-            raise
+        return await _reading("how to go on", self._found_start())
 
     async def _found_start(self) -> Start:
         request, run_id = self._request, self._hold.run_id
@@ -296,6 +299,22 @@ class Execution:
             halves.put_rest()
         for placed in published(origins.rest() if origins is not None else ()):
             await self._publisher.put(placed)
+
+
+async def _reading(what: str, call: Awaitable[_T]) -> _T:
+    """Wait for a call that reads what is saved.
+
+    Raises:
+        Unavailable: what the worker depends on is away.
+    """
+    try:
+        return await call
+    except Unavailable:
+        raise
+    except Exception as error:
+        if is_infrastructure(error):
+            raise Unavailable.because_of(f"cannot find out {what}", error) from error
+        raise
 
 
 async def _for_sure(call: Callable[[], Awaitable[_T]]) -> _T:

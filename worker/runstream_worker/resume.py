@@ -19,6 +19,7 @@ from runstream_worker.origins import Namespace, Placed
 from runstream_worker.past import Entry, Mark, Past, mark_of, mark_of_message
 from runstream_worker.run_saver import is_beside_runs, listed
 from runstream_worker.settlement import Head, Source, finished_tasks, is_saved
+from runstream_worker.start_checks import root_checkpoint
 
 Saver = BaseCheckpointSaver[Any]
 
@@ -115,7 +116,7 @@ class Saved:
         self._saver = saver
         self._thread_id = request.thread_id
         self._run_ids = run_ids
-        self._addressed = request.config.get("configurable", {}).get("checkpoint_id")
+        self._addressed = root_checkpoint(request.config.get("configurable", {}))
         self._heads: dict[Namespace, CheckpointTuple | None] = {}
 
     def is_own(self, found: CheckpointTuple) -> bool:

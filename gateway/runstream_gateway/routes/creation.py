@@ -21,8 +21,9 @@ from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access
 from runstream_gateway.runs import new_run_json
-from runstream_gateway.submit import Submission, run_spec
+from runstream_gateway.submit import Submission, named_checkpoint, run_spec
 from runstream_gateway.webhooks.sharing import owner_key
+from runstream_worker.start_checks import named_checkpoints
 
 _TOLD_WITHIN = 3600.0
 _THREAD_TOLD_WITHIN = 2.0
@@ -82,6 +83,8 @@ async def create_on_thread(access: Access, thread_id: str, body: RunCreate, requ
     await access.gateway.courier.check(body.webhook, owner=owner_key(access.caller.identity))
     assistant = await _assistant(access, body.assistant_id)
     thread = await _thread(access, thread_id, body, metadata, allowed)
+    if named := named_checkpoint(body):
+        await access.gateway.states.check_checkpoints(assistant.graph_id, thread_id, named)
     fields = await _context_fields(access, assistant, body)
     headers = access.gateway.settings.headers.admitted(request.headers)
     submission = Submission(run_id, body, assistant, thread, metadata, headers, access.configurable, fields)
@@ -140,6 +143,9 @@ async def _stateless(
     """What is to be enqueued; `checked` are the webhooks' hosts that need not be looked at again."""
     if body.command is not None and body.command.resume is not None:
         raise ApiError(400, "command.resume: a stateless run has nothing to go on from; resume on its thread")
+    if named := named_checkpoint(body):
+        given = next(iter(named_checkpoints(named).values()))
+        raise ApiError(422, f"checkpoint: {given!r} is on no thread of a stateless run; go on from it on its thread")
     run_id = new_id()
     allowed, metadata = await _authorized(access, run_id, None, body)
     await access.gateway.courier.check(body.webhook, checked, owner=owner_key(access.caller.identity))

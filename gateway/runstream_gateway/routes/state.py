@@ -10,9 +10,10 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from runstream import Document
-from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate
+from runstream_gateway.bodies import Checkpoint, HistorySearch, StateAt, StateUpdate, checkpoint_in
 from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.errors import ApiError
+from runstream_gateway.ids import check_uuid
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, query_list, selected
 from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.routes.threads import thread_access
@@ -40,7 +41,7 @@ async def get_by_id(
     thread_id: ThreadId, checkpoint_id: str, access: Accessing, subgraphs: bool = False, select: Select = None
 ) -> Response:
     """The state of a thread at a checkpoint."""
-    at = Checkpoint(checkpoint_id=checkpoint_id)
+    at = Checkpoint(checkpoint_id=check_uuid(checkpoint_id, "checkpoint_id"))
     return await _state(access, thread_id, at, subgraphs=subgraphs, select=query_list(select))
 
 
@@ -102,7 +103,7 @@ async def _history(access: Access, thread_id: str, body: HistorySearch) -> Respo
         access.gateway.states.graph_of(thread.data["metadata"]),
         thread.id,
         limit=body.limit,
-        before=_before(body.before),
+        before=_before(body),
         metadata=body.metadata,
         checkpoint=_checkpoint(body.checkpoint, None),
     )
@@ -126,11 +127,14 @@ def _checkpoint(checkpoint: Checkpoint | None, checkpoint_id: str | None) -> dic
     return {**given, **({"checkpoint_id": checkpoint_id} if checkpoint_id else {})} or None
 
 
-def _before(before: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _before(body: HistorySearch) -> dict[str, Any] | None:
     """A checkpoint in any of the forms that clients send: its id, a checkpoint, a config that names one."""
+    before = body.before
     if before is None:
         return None
     named = {"checkpoint_id": before} if isinstance(before, str) else before.get("configurable", before)
     if not isinstance(named, dict) or not isinstance(named.get("checkpoint_id"), str):
         raise ApiError(422, f"before: {before!r} must be a checkpoint's id, a checkpoint, or a config with one")
-    return named
+    check_uuid(named["checkpoint_id"], "before")
+    namespace = None if body.checkpoint is None else body.checkpoint.checkpoint_ns
+    return {"checkpoint_ns": namespace or "", **checkpoint_in(named, "before").named()}

@@ -151,6 +151,7 @@ async def test_by_any_route_that_names_a_thing_there_is_none(
     for path, method in named:
         for run in (alice.run, alice.running, alice.stateless):
             ids = {"thread_id": alice.thread, "run_id": run, "assistant_id": alice.assistant, "key": "taste"}
+            ids["checkpoint_id"] = NOBODY
             if run == alice.stateless and "{run_id}" in path:
                 ids["thread_id"] = run
             answers = {}

@@ -147,6 +147,13 @@ class RedisSaver(BaseCheckpointSaver[str]):
         async with self._decoding:
             return await asyncio.to_thread(loaded.read, self.serde, thread_id)
 
+    async def ahas(self, config: RunnableConfig) -> bool:
+        """Tell whether a checkpoint is there: the one that the config names, else any of its thread and namespace."""
+        place = Place.of_config(config)
+        if place.checkpoint_id:
+            return await self._store.has(_thread_id(config), place.name)
+        return bool(await self._store.names(_thread_id(config), place.namespace, before=None, limit=1))
+
     async def alist(
         self,
         config: RunnableConfig | None,

@@ -182,6 +182,11 @@ class Store:
         rows = await self._patiently(lambda: self._redis.hmget(self._keys.checkpoints(thread_id), list(names)))
         return {name: row for name, row in zip(names, rows, strict=True) if row is not None}
 
+    async def has(self, thread_id: str, name: bytes) -> bool:
+        """Tell whether a checkpoint or a write is there."""
+        key = self._keys.checkpoints(thread_id)
+        return bool(await self._patiently(lambda: self._redis.hexists(key, name)))
+
     async def threads(self) -> list[str]:
         """All threads that have checkpoints, the one that was written to last first."""
         found = await self._patiently(lambda: self._redis.zrevrange(self._keys.checkpointed, 0, -1))
