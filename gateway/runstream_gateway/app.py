@@ -158,10 +158,7 @@ async def _runstream_error(_: Request, error: Exception) -> Response:
 async def _unavailable(_: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)  # noqa: S101 - as it was registered
     _logger.warning("a request needs what is away: %s", error)
-    # The driver's message names hosts and users.
-    reason = f" ({error.kind})" if error.kind else ""
-    detail = f"the checkpoints' database cannot be reached{reason}; nothing that it keeps is lost: try again later"
-    return Json({"detail": detail}, status_code=503, headers={"retry-after": "1"})
+    return Json({"detail": error.public}, status_code=503, headers={"retry-after": "1"})
 
 
 async def _redis_unavailable(_: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from runstream_gateway.auth.caller import Caller
 from runstream_gateway.core import Gateway
 from runstream_gateway.errors import ApiError
 from runstream_gateway.jsonbytes import dumps
+from runstream_gateway.openapi import describe_together
 from runstream_gateway.project import Project
 
 # FastAPI gives every application these; a project's are not meant to hide the gateway's.
@@ -43,8 +44,10 @@ def routes_of(gateway: Gateway, project: Project, state: Mapping[str, Any] | Non
         project: what it adds.
         state: what the lifespan of the project's own application has given, for `request.state` of its routes.
     """
-    app: ASGIApp = create_app(gateway, disabled=project.disabled)
+    api = create_app(gateway, disabled=project.disabled)
+    app: ASGIApp = api
     if project.app is not None:
+        describe_together(api, project.app)
         app = ProjectFirst(project.app, app, gateway, guarded=project.guards_app, state=state or {})
     return app
 

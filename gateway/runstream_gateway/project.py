@@ -15,7 +15,7 @@ from runstream.errors import GraphLoadError
 from runstream_gateway.auth.handlers import load_auth
 from runstream_gateway.settings import Cors, HeaderRules
 from runstream_worker.importing import import_file, import_module
-from runstream_worker.langgraph_json import LanggraphJson
+from runstream_worker.langgraph_json import LanggraphJson, located
 
 _AUTH_KEYS = {"path"}
 _AUTH_IGNORED = {"disable_studio_auth", "cache", "openapi"}
@@ -104,7 +104,7 @@ class _Reader:
             self._fail("http.app", f'must be "path/file.py:app" or "module:app", not {location!r}')
         is_file = "/" in place or place.endswith(".py")
         with self._about("http.app"):
-            module = import_file(self._path.parent / place) if is_file else import_module(place)
+            module = import_file(located(place, self._path.parent)) if is_file else import_module(place)
         app = getattr(module, name, None)
         if not isinstance(app, Starlette):
             self._fail(

@@ -86,6 +86,7 @@ class Threads:
         *,
         if_exists: Literal["raise", "do_nothing"] = "raise",
         supersteps: Sequence[Mapping[str, Any]] = (),
+        after_failure: bool = False,
     ) -> Document:
         """Write a new thread.
 
@@ -95,6 +96,8 @@ class Threads:
             allowed: which threads the caller may see.
             if_exists: what to do where there is one of this id; `do_nothing` gives that one, as it is.
             supersteps: the states that it had elsewhere.
+            after_failure: whether the state that it is about to get is that of a run which failed. There are tasks
+                left in it then, and nobody is asked anything.
 
         Raises:
             ApiError: 409, there is one of this id, and that was not to be, or there is something of somebody else's;
@@ -105,7 +108,9 @@ class Threads:
             raise ApiError(409, f"thread {thread_id!r} not found")
         thread_id = thread_id or new_id()
         at = now()
-        data = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
+        data: dict[str, Any] = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
+        if after_failure:
+            data["after_failure"] = True
         created = await self._documents.create(thread_id, data)
         if created is not None:
             if supersteps:
@@ -194,7 +199,8 @@ class Threads:
             ApiError: 404, there is none, or it is not the caller's.
         """
         known = await self.get(thread_id, allowed)
-        copied = await self.create(None, {**known.data["metadata"], **metadata}, allowed)
+        has_failed = await self._has_failed(known)
+        copied = await self.create(None, {**known.data["metadata"], **metadata}, allowed, after_failure=has_failed)
         if self._states.saver is not None:
             try:
                 await copy_state(self._states.saver, thread_id, copied.id)
@@ -202,6 +208,13 @@ class Threads:
                 await self._unmake(copied.id)
                 raise
         return copied
+
+    async def _has_failed(self, thread: Document) -> bool:
+        """Whether a thread's state is what a run that failed has left."""
+        (active,), (last,) = await self._client.active([thread.id]), await self._client.last_runs([thread.id])
+        if last is None:
+            return bool(thread.data.get("after_failure"))
+        return not active and last.status in _FAILED
 
     async def prune(self, thread_id: str, allowed: Allowed) -> None:
         """Remove all of a thread's states but the last.
@@ -355,6 +368,7 @@ def _shown(
 ) -> dict[str, Any]:
     data = document.data
     failed = not active and last is not None and last.status in _FAILED
+    is_left = last is None and data.get("after_failure", False)
     view = {
         "thread_id": document.id,
         "created_at": data["created_at"],
@@ -362,7 +376,7 @@ def _shown(
         "state_updated_at": state["created_at"] or data["updated_at"],
         "metadata": data["metadata"],
         "config": data["config"],
-        "status": _status(active, failed=failed, state=state),
+        "status": _status(active, failed=failed, state={"next": []} if is_left else state),
         "values": state["values"] if state["checkpoint"] else None,
         "interrupts": {task["id"]: task["interrupts"] for task in state["tasks"] if task["interrupts"]},
     }

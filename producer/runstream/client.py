@@ -32,7 +32,7 @@ from runstream.eviction import Eviction, read_eviction
 from runstream.faults import patiently
 from runstream.fold import Fold
 from runstream.keys import Keys
-from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_run_id, from_ms
+from runstream.model import EventId, RunInfo, Status, StopAction, StopResult, WorkerInfo, check_known_run_id, from_ms
 from runstream.quotas import Quotas
 from runstream.records import Records
 from runstream.request import PreparedRun, RunOptions, RunRequest, check_reason, check_thread_id, prepare
@@ -254,7 +254,7 @@ class Client:
             RunNotFound: there is no such run, or it has expired.
             ProtocolError: its request cannot be read by this version.
         """
-        run_id = check_run_id(run_id)
+        run_id = check_known_run_id(run_id)
         (run,) = await self.enqueue_prepared([prepare_again(await self._records.request(run_id))])
         await self._records.bury(run_id)
         return run
@@ -318,7 +318,7 @@ class Client:
             InvalidRequest: the reason or the action is none.
             RunNotFound: there is no such run.
         """
-        run_id = check_run_id(run_id)
+        run_id = check_known_run_id(run_id)
         told = check_reason(reason)
         if action not in ("interrupt", "rollback"):
             raise InvalidRequest("action", f"{action!r} must be 'interrupt' or 'rollback'")
@@ -338,7 +338,7 @@ class Client:
             RunActive: it has not ended; nothing was removed.
             RunNotFound: there is no such run, or it has expired.
         """
-        run_id = check_run_id(run_id)
+        run_id = check_known_run_id(run_id)
         tries = 0
 
         async def forget() -> str:
@@ -386,7 +386,7 @@ class Client:
         if on_disconnect not in ("continue", "stop"):
             raise InvalidRequest("on_disconnect", f"{on_disconnect!r} must be 'continue' or 'stop'")
         cursor = EventId.parse(after) if after is not None else None
-        run_id = check_run_id(run_id)
+        run_id = check_known_run_id(run_id)
         leave = partial(self._stop_for_reader, run_id) if on_disconnect == "stop" else None
         settling = Settling(self._settings.read_buffer) if settled else None
         return EventStream(self._tails, run_id, after=cursor, live=live, on_leave=leave, settling=settling)
@@ -558,7 +558,7 @@ class Client:
             RunNotFound: there is no such run, or it expired before its result was read.
         """
         await self.wait(run_id)
-        return await self._records.result(check_run_id(run_id))
+        return await self._records.result(check_known_run_id(run_id))
 
     async def get(self, run_id: str) -> RunInfo:
         """The run's record.
@@ -566,14 +566,14 @@ class Client:
         Raises:
             RunNotFound: there is no such run, or it has expired.
         """
-        return await self._records.get(check_run_id(run_id))
+        return await self._records.get(check_known_run_id(run_id))
 
     async def get_many(self, run_ids: Iterable[str]) -> list[RunInfo | None]:
         """The records of many runs, in the order of their ids, in one round trip.
 
         None stands in the place of a run that does not exist, or has expired.
         """
-        return await self._records.get_many([check_run_id(run_id) for run_id in run_ids])
+        return await self._records.get_many([check_known_run_id(run_id) for run_id in run_ids])
 
     async def request(self, run_id: str) -> RunRequest:
         """What was asked for when the run was enqueued: the graph, its input or command, and the options of `astream`.
@@ -582,7 +582,7 @@ class Client:
             RunNotFound: there is no such run, or it has expired.
             ProtocolError: this version cannot read it.
         """
-        return request_of(await self._records.request(check_run_id(run_id)))
+        return request_of(await self._records.request(check_known_run_id(run_id)))
 
     async def requests(self, run_ids: Iterable[str]) -> list[RunRequest | None]:
         """What was asked for when these runs were enqueued, in the order of their ids, in one round trip.
@@ -592,7 +592,7 @@ class Client:
         Raises:
             ProtocolError: this version cannot read one of them.
         """
-        found = await self._records.requests([check_run_id(run_id) for run_id in run_ids])
+        found = await self._records.requests([check_known_run_id(run_id) for run_id in run_ids])
         return [None if kept is None else request_of(kept) for kept in found]
 
     async def request_sizes(self, run_ids: Iterable[str]) -> list[int]:
@@ -600,7 +600,7 @@ class Client:
 
         It is 0 for a run that does not exist, or has expired.
         """
-        return await self._records.request_sizes([check_run_id(run_id) for run_id in run_ids])
+        return await self._records.request_sizes([check_known_run_id(run_id) for run_id in run_ids])
 
     async def runs(self, *, limit: int = 20, status: Status | None = None) -> list[RunInfo]:
         """The newest runs, the newest first.
@@ -667,7 +667,7 @@ class Client:
         Raises:
             RunNotFound: there is no such run, or it has expired.
         """
-        return await self._waiting_runs.of(check_run_id(run_id))
+        return await self._waiting_runs.of(check_known_run_id(run_id))
 
     async def workers(self) -> list[WorkerInfo]:
         """The live workers, those that have said something within the last minute."""

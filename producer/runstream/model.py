@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from runstream.characters import well_formed
-from runstream.errors import InvalidRequest
+from runstream.errors import InvalidRequest, NoRunId
 
 StreamMode: TypeAlias = Literal["values", "updates", "checkpoints", "tasks", "debug", "messages", "custom", "events"]
 STREAM_MODES: tuple[StreamMode, ...] = get_args(StreamMode)
@@ -259,5 +259,20 @@ def check_run_id(run_id: str | uuid.UUID, field: str = "run_id") -> str:
     try:
         return str(run_id if isinstance(run_id, uuid.UUID) else uuid.UUID(run_id))
     except (ValueError, AttributeError, TypeError):
-        like = "01a1fb90-8749-7f95-8075-c02271a54ef4"
-        raise InvalidRequest(field, f"{run_id!r} is no run id: a run id is a UUID, such as {like}") from None
+        raise InvalidRequest(field, _no_run_id(run_id)) from None
+
+
+def check_known_run_id(run_id: str | uuid.UUID) -> str:
+    """The id of a run that is looked up, in its one spelling.
+
+    Raises:
+        NoRunId: it is no UUID, so that no run has it.
+    """
+    try:
+        return check_run_id(run_id)
+    except InvalidRequest:
+        raise NoRunId(run_id, _no_run_id(run_id)) from None
+
+
+def _no_run_id(given: object) -> str:
+    return f"{given!r} is no run id: a run id is a UUID, such as 01a1fb90-8749-7f95-8075-c02271a54ef4"

@@ -3,6 +3,7 @@
 - A `python` snippet whose first line is a comment with a file's name is written to that file.
 - The first `$ runstream worker ...` of a page starts the page's worker, with these targets.
 - A `$ runstream dev ...` before that starts that command, on a port of its own, which then stands for 2024 on the page.
+- The lines `$ python ...` of a `console` block run in a shell, in the folder of these files.
 - Every other `python` snippet runs here, with `await` where it likes; names live on to the end of the page.
 - On the gateway's page every `bash` snippet runs, too. What Python has called `thread_id` is `$THREAD_ID` there.
 """
@@ -38,6 +39,7 @@ RUN = ["README.md", "docs/GUIDE.md", "docs/GATEWAY.md"]
 READ = [*RUN, "examples/README.md"]
 IN_A_SHELL = "docs/GATEWAY.md"
 _USUAL_PORT = "2024"
+_ROLES = ("producer", "worker", "gateway")
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\w+\.py)\n")
@@ -60,6 +62,12 @@ class Block:
             return []
         lines = (line for line in self.text.splitlines() if line.startswith(_PROMPT))
         return [_until_pipe(shlex.split(line.removeprefix(_PROMPT))) for line in lines]
+
+    @property
+    def scripts(self) -> list[str]:
+        """Its `$ python` lines."""
+        lines = self.text.splitlines() if self.language == "console" else []
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ python ")]
 
 
 def _until_pipe(words: list[str]) -> list[str]:
@@ -93,6 +101,8 @@ class Reader:
                 await self._start_worker(arguments)
             if name == "dev" and not (self._has_dev or self._has_worker):
                 await self._start_dev(arguments)
+        for script in block.scripts:
+            await self._run_script(block, script)
         if block.language == "bash" and block.page == IN_A_SHELL:
             await self._run_in_a_shell(block)
         if block.language == "python":
@@ -100,7 +110,7 @@ class Reader:
             if named is None:
                 await self._execute(block)
             else:
-                (self._folder / named[1]).write_text(block.text)
+                (self._folder / named[1]).write_text(self._on_port(block.text))
                 self._modules.append(named[1].removesuffix(".py"))
 
     async def aclose(self) -> None:
@@ -138,6 +148,19 @@ class Reader:
         out, err = await process.communicate()
         assert process.returncode == 0, f"{block.page}, the block of line {block.line}: {err.decode()}"
         assert out.strip(), f"{block.page}, the block of line {block.line} printed nothing"
+
+    async def _run_script(self, block: Block, line: str) -> None:
+        """Run a line that starts a file of the page; what it prints goes to the file that it names, or is looked at."""
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-euo", "pipefail", "-c", f'python() {{ "{sys.executable}" "$@"; }}; {line}'),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / role) for role in _ROLES)},
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, f"{block.page}, the block of line {block.line}: {line}: {err.decode()}"
+        assert out.strip() or ">" in line, f"{block.page}, the block of line {block.line}: {line} printed nothing"
 
     def _on_port(self, text: str) -> str:
         return text.replace(f"127.0.0.1:{_USUAL_PORT}", f"127.0.0.1:{self._port}")

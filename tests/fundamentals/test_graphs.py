@@ -575,11 +575,12 @@ class TestLanggraphJson:
         )
         warnings = "\n".join(read_langgraph_json(path).warnings)
         assert "'store' has no effect: runstream has no such thing" in warnings
-        assert "'python_version' has no effect: a worker runs in the Python that started it" in warnings
+        # What an image is built from would hide what matters.
+        assert "python_version" not in warnings
         assert "'grahps' is unknown and has no effect; did you mean 'graphs'?" in warnings
         assert "'graphs.a.tags' is unknown" in warnings
         assert "'dependencies[0]' 'surely-not-installed' is not installed" in warnings
-        assert warnings.count(str(path)) == 5
+        assert warnings.count(str(path)) == 4
 
     @pytest.mark.parametrize(
         ("text", "says"),

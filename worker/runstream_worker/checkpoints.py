@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from runstream.connection import shown as shown_url
 from runstream.errors import InvalidRequest
+from runstream.install import install_command
 from runstream.redaction import check_url
 from runstream.settings import DEFAULT_REDIS_URL
 from runstream_worker.importing import import_file, import_module
@@ -214,7 +215,7 @@ async def _sqlite(url: str, serde: StrictSerializer) -> AsyncIterator[BaseCheckp
     try:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415 - an extra
     except ImportError:
-        told = f"{shown_url(url)!r} needs the extra: pip install 'runstream[sqlite]'"
+        told = f"{shown_url(url)!r} needs the extra: {install_command('sqlite')}"
         raise InvalidRequest("checkpointer", told) from None
     path = _sqlite_path(url)
     async with AsyncExitStack() as stack:
@@ -266,7 +267,7 @@ async def _postgres(url: str, serde: StrictSerializer) -> AsyncIterator[BaseChec
 
         from runstream_worker.postgres_pool import OPTIONS, BoundedConnection, open_pool  # noqa: PLC0415 - an extra
     except ImportError:
-        told = f"{shown_url(url)!r} needs the extra: pip install 'runstream[postgres]'"
+        told = f"{shown_url(url)!r} needs the extra: {install_command('postgres')}"
         raise InvalidRequest("checkpointer", told) from None
     conninfo = _postgres_conninfo(url)
     try:

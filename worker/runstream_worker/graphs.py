@@ -38,7 +38,7 @@ from runstream.errors import GraphLoadError
 from runstream_worker.factories import Access, Factory, is_function, takes_only_what_is_given
 from runstream_worker.importing import NameTaken, import_file, import_module, make_importable
 from runstream_worker.infrastructure import Unavailable, is_transient
-from runstream_worker.langgraph_json import LanggraphJson, read_langgraph_json
+from runstream_worker.langgraph_json import LanggraphJson, located, read_langgraph_json
 from runstream_worker.strict_serializer import with_classes_of
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
@@ -302,7 +302,7 @@ def _load(location: str, folder: Path) -> tuple[str, Graph | Factory]:
     if _JAVASCRIPT.search(location):
         raise GraphLoadError("this is a JavaScript or TypeScript graph; a worker runs Python graphs only")
     place = _Place.parse(location)
-    module = import_file(folder / place.module) if place.is_file else import_module(place.module)
+    module = import_file(located(place.module, folder)) if place.is_file else import_module(place.module)
     attribute = place.attribute or _default_attribute(module, place.module)
     if not hasattr(module, attribute):
         raise GraphLoadError(f"{place.module} has no attribute {attribute!r}{_alternatives(module, attribute)}")

@@ -47,6 +47,12 @@ class Unavailable(RunstreamError):
         super().__init__(message)
         self.kind = kind
 
+    @property
+    def public(self) -> str:
+        """What API callers may see of it."""
+        reason = f" ({self.kind})" if self.kind else ""
+        return f"the checkpoints' database cannot be reached{reason}; nothing that it keeps is lost: try again later"
+
     @classmethod
     def because_of(cls, what: str, error: BaseException) -> Unavailable:
         """Name what is unavailable, and the driver's error, on one line."""

@@ -17,9 +17,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-
 from runstream.errors import GraphLoadError, InvalidRequest
 from runstream.request import check_graph_name
 
@@ -78,8 +75,19 @@ class LanggraphJson:
     gateway: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def located(place: str, folder: Path) -> Path:
+    """Where a path of the file is: below the file's folder, or else below the current one, as `langgraph dev` has it.
+
+    Args:
+        place: the path as it stands in the file.
+        folder: the file's.
+    """
+    beside, here = folder / place, Path.cwd() / place
+    return here if here.exists() and not beside.exists() else beside
+
+
 def read_langgraph_json(path: Path) -> LanggraphJson:
-    """Read and check the file; paths in it are relative to its own folder.
+    """Read and check the file; paths in it are relative to its own folder, or else to the current one.
 
     Raises:
         GraphLoadError: the file or one of the keys that a worker uses is not what it should be.
@@ -141,11 +149,10 @@ class _Reader:
 
     def _warn_of_unused(self, document: Mapping[str, Any]) -> None:
         for key in document:
-            if key in _USED or key in _GATEWAY or key in _SILENT:
+            # What an image is built from concerns nobody who starts a worker, and would hide what does.
+            if key in _USED or key in _GATEWAY or key in _SILENT or key in _BUILD:
                 continue
-            if key in _BUILD:
-                reason = "has no effect: a worker runs in the Python that started it and builds no image"
-            elif key == "webhooks":
+            if key == "webhooks":
                 reason = "has no effect: webhooks are set up by options of `runstream gateway`"
             elif key in _SERVER:
                 reason = "has no effect: runstream has no such thing"
@@ -220,7 +227,7 @@ class _Reader:
             return None
         place, _, attribute = location.rpartition(":")
         is_file = "/" in place or place.endswith(".py")
-        return f"{(self._folder / place).resolve()}:{attribute}" if is_file else location
+        return f"{located(place, self._folder).resolve()}:{attribute}" if is_file else location
 
     def _ttl(self, entry: object) -> float | None:
         """How long threads are kept, in seconds; the file says it in minutes."""
@@ -251,7 +258,7 @@ class _Reader:
         return tuple(paths)
 
     def _local_dependency(self, key: str, dependency: str) -> list[Path]:
-        folder = (self._folder / dependency).resolve()
+        folder = located(dependency, self._folder).resolve()
         if not folder.is_dir():
             self._fail(key, f"{dependency!r} is not a folder (looked for {folder})")
         # A project in the src layout that has not been installed is importable from there only.
@@ -283,7 +290,11 @@ class _Reader:
 
         A file that is missing is no error: `.env` is in no repository, and whoever deploys sets the variables.
         """
-        path = (self._folder / location).resolve()
+        # Not above: every call of `runstream` imports this module, also where only the bare package is installed.
+        from dotenv import dotenv_values  # noqa: PLC0415
+        from dotenv.parser import parse_stream  # noqa: PLC0415
+
+        path = located(location, self._folder).resolve()
         if not path.exists():
             self._warn("env", f"has no effect: there is no file {path}")
             return {}

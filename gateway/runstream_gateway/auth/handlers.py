@@ -23,6 +23,7 @@ from runstream_gateway.auth.guard import UNRESTRICTED, Action, Resource
 from runstream_gateway.auth.users import as_json, user_of
 from runstream_gateway.errors import ApiError
 from runstream_worker.importing import import_file, import_module
+from runstream_worker.langgraph_json import located
 
 _log = logging.getLogger(__name__)
 _PARAMETERS = (
@@ -41,7 +42,7 @@ def load_auth(location: str, folder: Path) -> Auth:
 
     Args:
         location: `./file.py:name` or `module:name`.
-        folder: what a file is relative to.
+        folder: what a file is relative to, unless it is only below the current one.
 
     Raises:
         GraphLoadError: there is none.
@@ -54,7 +55,7 @@ def load_auth(location: str, folder: Path) -> Auth:
             f"auth.path: {location!r} is JavaScript or TypeScript; the gateway calls Python handlers only"
         )
     is_file = "/" in place or place.endswith(".py")
-    module = import_file(folder / place) if is_file else import_module(place)
+    module = import_file(located(place, folder)) if is_file else import_module(place)
     auth = getattr(module, name, None)
     if not isinstance(auth, Auth):
         found = "there is none" if auth is None else f"{name!r} is {type(auth).__name__}"

@@ -49,7 +49,8 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
 
     process = Process()
     install(process.transport)  # before the graphs are imported, which may make clients
-    graphs = load(args)
+    # A gateway of `runstream dev` stands beside a worker that has warned of the same file.
+    graphs = load(args, warns=args.supervised_by is None)
     projects = graphs.projects if isinstance(graphs, LoadedGraphs) else ()
     project = read_project(projects[0]) if projects else Project()
     for warning in project.warnings:

@@ -18,6 +18,7 @@ from runstream_gateway.routes.common import Access, access_of_websocket, gateway
 from runstream_gateway.routes.runs import find, reading
 from runstream_gateway.runs import Readable
 from runstream_gateway.streaming import ReaderLeft
+from runstream_worker.infrastructure import Unavailable
 
 _logger = logging.getLogger("runstream.gateway")
 
@@ -65,6 +66,9 @@ async def stream(
         return
     except InvalidRequest as error:
         await _say_goodbye(websocket, _REFUSED + 422, str(error))
+    except Unavailable as error:
+        _logger.warning("a WebSocket needs what is away: %s", error)
+        await _say_goodbye(websocket, _FAILED, error.public)
     except RunNotFound as error:
         await _say_goodbye(websocket, _FAILED, str(error))
     except RedisError as error:

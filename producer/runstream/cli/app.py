@@ -185,6 +185,9 @@ def _add_graph_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--subgraphs", action="store_true", help="stream the subgraphs' chunks, too")
     for when in ("before", "after"):
         group.add_argument(f"--interrupt-{when}", action="append", metavar="NODE", help="repeatable; '*' is every node")
+    group.add_argument("--stream-version", choices=("v1", "v2"), help="of astream's chunks (v1)")
+    group.add_argument("--print-mode", action="append", metavar="MODE", help="repeatable; printed by the worker")
+    group.add_argument("--debug", action="store_true", help="print what the graph does, on the worker")
     group.add_argument("--output-keys", action="append", metavar="KEY", help="repeatable; one alone gives its value")
 
 
@@ -194,7 +197,10 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--idempotency-key", metavar="KEY", help="the same key with the same request is the same run")
     group.add_argument("--metadata", metavar="JSON", help="kept in the run's record")
     group.add_argument("--delay", type=float, metavar="SECONDS", help="until the run may start")
+    group.add_argument("--start-at", metavar="TIME", help="when the run may start, such as 2026-01-31T09:00:00+01:00")
     group.add_argument("--timeout", type=float, metavar="SECONDS", help="that an attempt may take")
+    group.add_argument("--retention", type=float, metavar="SECONDS", help="that its record and stream are kept")
+    group.add_argument("--continues", action="append", metavar="UUID", help="repeatable; a run that ended early")
     group.add_argument("--start-within", type=float, metavar="SECONDS", help="after it is due; else it ends as lost")
     group.add_argument(
         "--multitask-strategy", choices=STRATEGIES, metavar="STRATEGY",

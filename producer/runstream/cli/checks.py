@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from runstream.cli.exits import CommandError
+from runstream.install import install_command
 
 
 def with_extra(
@@ -23,7 +24,7 @@ def with_extra(
     def checked(args: argparse.Namespace) -> int:
         missing = [name for name in needed if find_spec(name) is None]
         if missing:
-            raise CommandError(f"{missing[0]} is not installed; pip install 'runstream[{extra}]'")
+            raise CommandError(f"{missing[0]} is not installed; {install_command(extra)}")
         return run(args)
 
     return checked

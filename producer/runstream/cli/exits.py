@@ -57,7 +57,7 @@ def explain(error: RunstreamError | RedisError, redis_url: str) -> tuple[int, st
     match error:
         case CommandError(code=code):
             return code, str(error)
-        case RunNotFound():
+        case RunNotFound() if not isinstance(error, InvalidRequest):
             return Exit.NOT_FOUND, str(error)
         case InvalidRequest():
             return Exit.USAGE, str(error)

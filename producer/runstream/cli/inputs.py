@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from runstream.command import Command
@@ -85,6 +86,12 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "context": None if args.context is None else read_json("--context", args.context),
         "metadata": None if args.metadata is None else read_object("--metadata", args.metadata),
         "delay": args.delay,
+        "start_at": None if args.start_at is None else _time(args.start_at),
+        "retention": args.retention,
+        "continues": args.continues,
+        "version": args.stream_version,
+        "print_mode": args.print_mode,
+        "debug": args.debug or None,
         "timeout": args.timeout,
         "start_within": args.start_within,
         "multitask_strategy": args.multitask_strategy,
@@ -98,6 +105,17 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "output_keys": _keys(args.output_keys),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        like = "2026-01-31T09:00:00+01:00"
+        raise InvalidRequest("--start-at", f"{text!r} must be a date and time with its offset from UTC, such as {like}")
+    return time
 
 
 def _nodes(given: list[str] | None) -> list[str] | str | None:

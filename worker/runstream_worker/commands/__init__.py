@@ -55,6 +55,12 @@ def _add_dev(commands: Commands) -> None:
         helps={"redis": "of Redis; else RUNSTREAM_REDIS_URL, else an embedded one"},
     )
     _add_worker_options(parser, grace=5.0)
+    parser.add_argument(
+        "--data",
+        type=_not_empty,
+        metavar="DIR",
+        help="keep threads and runs in this folder for the next time; else they end with the session",
+    )
     parser.add_argument("--no-gateway", action="store_true", default=not has_gateway(), help="no HTTP API")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="where the HTTP API listens (127.0.0.1)")
     parser.add_argument("--port", type=port, metavar="P", help="2024, or another if that is taken")

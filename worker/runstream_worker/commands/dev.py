@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runstream.cli.exits import Exit
+from runstream.cli.exits import CommandError, Exit
 from runstream.cli.session import namespace
 from runstream.cli.terminal import Output
 from runstream.errors import GraphLoadError
@@ -44,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
     output = Output.choose(as_json=args.json, optional=True)
     # The local default does not count: a newcomer's machine has no Redis, or somebody else's.
     named = args.redis or os.environ.get(REDIS_URL_VARIABLE, "")
-    with session_redis(named, output) as redis:
+    if named and args.data is not None:
+        raise CommandError("--data is for the Redis that dev starts; one that is named keeps its own data", Exit.USAGE)
+    data = None if args.data is None else Path(args.data)
+    with session_redis(named, output, data) as redis:
         if output.pretty:
             output.line(f"{output.styled('Redis  ', 'dim')}  {redis.about}")
         args.redis = redis.url
@@ -207,10 +210,18 @@ class _Dev:
             ("", self._redis.shown_url),
             ("worker", self._about(ready)),
             *gateway,
+            ("data", self._about_data()),
             ("reload", f"when a .py file changes in {folders}"),
             ("try", self._output.styled(self._example(ready), "bold")),
             ("", "Ctrl-C ends it all"),
         ]
+
+    def _about_data(self) -> str:
+        if self._redis.embedded is None:
+            return "threads and runs are kept by that Redis"
+        if self._args.data is None:
+            return "threads and runs end with this session (--data DIR keeps them)"
+        return f"threads and runs are kept in {Path(self._args.data).resolve()}"
 
     def _about(self, ready: Ready) -> str:
         return f"{ready.worker}: {', '.join(ready.graphs)}; {ready.slots} slots"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from runstream.cli.terminal import Output
 from runstream.embedded import EmbeddedKind, EmbeddedRedis
@@ -32,12 +33,12 @@ class SessionRedis:
 
 
 @contextmanager
-def session_redis(named: str, output: Output) -> Iterator[SessionRedis]:
-    """The Redis that was named, else an embedded one until the end of the block.
+def session_redis(named: str, output: Output, data: Path | None = None) -> Iterator[SessionRedis]:
+    """The Redis that was named, else an embedded one until the end of the block, which keeps what it has in `data`.
 
     That something only stands in for Redis is said in any case: on standard error, where the output is for programs.
     """
-    with nullcontext() if named else EmbeddedRedis() as embedded:
+    with nullcontext() if named else EmbeddedRedis(data=data) as embedded:
         if embedded is None:
             yield SessionRedis(named, redact_url(named))
             return

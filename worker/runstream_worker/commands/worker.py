@@ -102,8 +102,12 @@ def _work(graphs: Mapping[str, GraphSource], args: argparse.Namespace, output: O
     return Exit.OK
 
 
-def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
+def load(args: argparse.Namespace, *, warns: bool = True) -> Mapping[str, GraphSource]:
     """The graphs that were named, or the default agent.
+
+    Args:
+        args: of the command line.
+        warns: whether to log what of a `langgraph.json` has no effect.
 
     Raises:
         GraphLoadError: one of them cannot be loaded.
@@ -117,7 +121,7 @@ def load(args: argparse.Namespace) -> Mapping[str, GraphSource]:
             )
     if args.targets or args.config:
         loaded = load_graphs(args.targets, config_file=Path(args.config) if args.config else None)
-        for warning in loaded.warnings:
+        for warning in loaded.warnings if warns else ():
             _logger.warning("%s", warning)
         for name, problem in loaded.problems.items():
             _logger.error("graph %r cannot be loaded, and the others are served without it: %s", name, problem)
