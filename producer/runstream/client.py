@@ -414,6 +414,7 @@ class Client:
         run_id: str,
         *,
         node: str | Sequence[str] | None = None,
+        ns: str | Sequence[str] | None = None,
         after: str | None = None,
         settled: Literal[True],
     ) -> AsyncIterator[Text]: ...
@@ -423,6 +424,7 @@ class Client:
         run_id: str,
         *,
         node: str | Sequence[str] | None = None,
+        ns: str | Sequence[str] | None = None,
         after: str | None = None,
         settled: bool = False,
     ) -> AsyncIterator[Text | Retraction]: ...
@@ -431,6 +433,7 @@ class Client:
         run_id: str,
         *,
         node: str | Sequence[str] | None = None,
+        ns: str | Sequence[str] | None = None,
         after: str | None = None,
         settled: bool = False,
     ) -> AsyncIterator[Text | Retraction]:
@@ -443,6 +446,8 @@ class Client:
         Args:
             run_id: the run; it must stream `messages`.
             node: only those of this node, or of one of these.
+            ns: only those of this namespace, or of one of these: `""` for the graph itself, a subgraph by the name of
+                its node, `"*"` for all. When left out: the graph itself if a node is named, else all.
             after: the id of the last event that is known already (`Text.event_id`). A retraction has the text of the
                 whole run all the same.
             settled: only text that no later attempt can void, so without a `Retraction`; a task's text comes when the
@@ -453,30 +458,30 @@ class Client:
             RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so, after the text that came before.
         """
         await self._check_streams_messages(run_id)
-        nodes = _names(node)
+        make = partial(SpokenText, _names(node), ns=ns, settled=settled)
         pieces = self._settled_pieces if settled else self._pieces
-        async for piece in pieces(run_id, nodes, after):
+        async for piece in pieces(run_id, make, after):
             yield piece
         await self.wait(run_id)
 
     async def _settled_pieces(
-        self, run_id: str, nodes: frozenset[str] | None, after: str | None
+        self, run_id: str, make: Callable[[], SpokenText], after: str | None
     ) -> AsyncIterator[Text | Retraction]:
-        spoken = SpokenText(nodes, settled=True)
+        spoken = make()
         async with self.tail(run_id, after=after, settled=True) as events:
             async for event in events:
                 if (piece := spoken.apply(event)) is not None:
                     yield piece
 
     async def _pieces(
-        self, run_id: str, nodes: frozenset[str] | None, after: str | None
+        self, run_id: str, make: Callable[[], SpokenText], after: str | None
     ) -> AsyncIterator[Text | Retraction]:
-        spoken = SpokenText(nodes)
+        spoken = make()
         async with self.tail(run_id, after=after) as events:
             async for event in events:
                 if after is not None and (voids := Voids.of(event)):
                     # What is void may have been said before this reader began.
-                    spoken, told = await self._spoken_before(run_id, EventId.of(event.id), nodes), EventId.parse(after)
+                    spoken, told = await self._spoken_before(run_id, EventId.of(event.id), make()), EventId.parse(after)
                     after = None
                     if voids.after is not None and told > voids.after:
                         spoken.apply(event)
@@ -485,9 +490,8 @@ class Client:
                 if (text := spoken.apply(event)) is not None:
                     yield text
 
-    async def _spoken_before(self, run_id: str, place: EventId, nodes: frozenset[str] | None) -> SpokenText:
+    async def _spoken_before(self, run_id: str, place: EventId, spoken: SpokenText) -> SpokenText:
         """What a run has said up to an event."""
-        spoken = SpokenText(nodes)
         async with self.tail(run_id) as events:
             async for event in events:
                 if EventId.of(event.id) >= place:
@@ -496,7 +500,7 @@ class Client:
         return spoken
 
     async def messages(
-        self, run_id: str, *, node: str | Sequence[str] | None = None
+        self, run_id: str, *, node: str | Sequence[str] | None = None, ns: str | Sequence[str] | None = None
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """The run's messages as they stand, whenever they have changed, until its end.
 
@@ -507,13 +511,15 @@ class Client:
         Args:
             run_id: the run; it must stream `messages`.
             node: only those of this node, or of one of these.
+            ns: only those of this namespace, or of one of these: `""` for the graph itself, a subgraph by the name of
+                its node, `"*"` for all. When left out: the graph itself if a node is named, else all.
 
         Raises:
             InvalidRequest: the run does not stream `messages`.
             RunErrored, RunStopped, RunTimedOut, RunLost: the run ended so, after the messages that came before.
         """
         await self._check_streams_messages(run_id)
-        fold = Fold(_names(node))
+        fold = Fold(_names(node), ns=ns)
         async with self.tail(run_id) as events:
             while batch := await events.batch():
                 # The values of every step would be kept for nothing.

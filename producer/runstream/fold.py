@@ -10,11 +10,12 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from runstream.messages import Messages, is_removal
 from runstream.model import ErrorInfo, Event, EventId, Status
+from runstream.sources import Sources
 from runstream.voids import Voids, stands_behind
 
 Changed: TypeAlias = Literal["status", "messages", "values", "interrupts"]
@@ -46,6 +47,7 @@ class Fold:
 
     Args:
         nodes: only messages of these nodes (`langgraph_node` of their metadata); all when left out.
+        ns: only messages of these namespaces, as in `Client.messages`.
 
     Attributes:
         status: `queued` before the first event, `running` after an attempt has begun, then the run's end.
@@ -56,14 +58,14 @@ class Fold:
         complete: whether nothing is missing; False once there was a gap, or if it was not fed from the start.
     """
 
-    def __init__(self, nodes: Container[str] | None = None) -> None:
+    def __init__(self, nodes: Container[str] | None = None, *, ns: str | Iterable[str] | None = None) -> None:
         self.status = Status.QUEUED
         self.attempt = 0
         self.error: ErrorInfo | None = None
         self.reason: str | None = None
         self.voided = 0
         self.complete = True
-        self._nodes = nodes
+        self._sources = Sources.of(nodes, ns)
         self._has_begun = False
         self._messages = Messages()
         self._values: list[_Kept] = []
@@ -128,11 +130,11 @@ class Fold:
         return _MESSAGES
 
     def _is_wanted(self, event: Event) -> bool:
-        message, metadata = event.data
+        message = event.data[0]
         if is_removal(message) or (message.get("id") is not None and self._messages.knows(message["id"])):
             # Any node may remove a message, or put it back.
             return True
-        return self._nodes is None or metadata.get("langgraph_node") in self._nodes
+        return self._sources.have(event)
 
     def _add_values(self, event: Event) -> frozenset[Changed]:
         changed = _NOTHING

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
 
 from runstream.merging import Rope
 from runstream.model import Event
+from runstream.sources import Sources
 from runstream.text import is_spoken, text_of_message
 from runstream.voids import Voids
 
@@ -71,11 +72,14 @@ class SpokenText:
 
     Args:
         nodes: only text of these nodes; of all when left out.
+        ns: only text of these namespaces, as in `Client.text`.
         settled: whether the events are settled ones, so that nothing is ever taken back.
     """
 
-    def __init__(self, nodes: Container[str] | None = None, *, settled: bool = False) -> None:
-        self._nodes = nodes
+    def __init__(
+        self, nodes: Container[str] | None = None, *, ns: str | Iterable[str] | None = None, settled: bool = False
+    ) -> None:
+        self._sources = Sources.of(nodes, ns)
         self._settled = settled
         self._stretches: list[_Stretch] = []
         self._growing: dict[tuple[str | None, str | None], _Stretch] = {}
@@ -87,7 +91,7 @@ class SpokenText:
         """The piece that an event brings; None where it brings none."""
         if voids := Voids.of(event):
             return self._leave_out(voids, event.id)
-        if not is_spoken(event, self._nodes):
+        if not is_spoken(event, self._sources):
             return None
         message = event.data[0]
         text = text_of_message(message)

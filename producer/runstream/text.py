@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from runstream.model import Event
+from runstream.sources import Sources
 
 
-def text_of(event: Event, nodes: Container[str] | None = None) -> str:
+def text_of(event: Event, nodes: Container[str] | None = None, ns: str | Iterable[str] | None = None) -> str:
     """The text that an event adds to an AI message; empty for every other event.
 
     Args:
         event: an event; only those of mode `messages` have text.
         nodes: only text of these nodes (`langgraph_node` of the message's metadata).
+        ns: only text of these namespaces, as in `Sources.of`.
     """
-    return text_of_message(event.data[0]) if is_spoken(event, nodes) else ""
+    return text_of_message(event.data[0]) if is_spoken(event, Sources.of(nodes, ns)) else ""
 
 
-def is_spoken(event: Event, nodes: Container[str] | None = None) -> bool:
-    """Whether an event is of an AI message, and of one of the nodes."""
-    if event.mode != "messages":
+def is_spoken(event: Event, sources: Sources) -> bool:
+    """Whether an event is of an AI message, and of one of the sources."""
+    if event.mode != "messages" or event.data[0].get("type") not in ("ai", "AIMessageChunk"):
         return False
-    message, metadata = event.data
-    if message.get("type") not in ("ai", "AIMessageChunk"):
-        return False
-    return nodes is None or metadata.get("langgraph_node") in nodes
+    return sources.have(event)
 
 
 def text_of_message(message: Mapping[str, Any]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 from uuid import uuid4
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
@@ -15,9 +17,14 @@ from langchain_core.outputs import ChatGenerationChunk
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from tests.support.graphs.model import ScriptedModel
+from tests.support.processes import Processes
 from tests.support.workers import Workers
 
-from runstream import Client
+from runstream import Client, InvalidRequest
+from runstream_gateway.app import create_app
+from runstream_gateway.core import open_gateway
+from runstream_gateway.settings import GatewaySettings
+from runstream_worker.graphs import graph_source
 
 HI = {"messages": [{"type": "human", "content": "Hi!", "id": "hi"}]}
 
@@ -184,3 +191,94 @@ async def test_a_removal_in_a_subgraph_leaves_the_messages_of_the_graph(client: 
     run = await client.enqueue("graph", HI, stream_mode="messages", subgraphs=True)
     found = [message_id for message_id, *_ in await held(client, run.run_id)]
     assert sorted(found) == ["1", "2", "3", "4", "i3"]
+
+
+def nested() -> Any:
+    """A graph and, below it, two subagents, one of which has another below it; each has a node `model`."""
+
+    def agent(word: str, *below: Any) -> Any:
+        async def model(state: Chat) -> Any:
+            return {"messages": [await ScriptedModel(replies=[AIMessage(word)]).ainvoke("go")]}
+
+        graph = StateGraph(Chat).add_node("model", model).add_edge(START, "model")
+        before = "model"
+        for name, inner in below:
+            graph.add_node(name, calling(inner)).add_edge(before, name)
+            before = name
+        return graph.compile()
+
+    def calling(inner: Any) -> Any:
+        async def call(state: Chat) -> Any:
+            await inner.ainvoke({"messages": []})
+            return {}
+
+        return call
+
+    research = agent("research", ("search", agent("search")))
+    return agent("main", ("research", research), ("writer", agent("writer")))
+
+
+WORDS = [
+    ({}, "main research search writer"),
+    ({"node": "model"}, "main"),
+    ({"ns": ""}, "main"),
+    ({"node": "model", "ns": "*"}, "main research search writer"),
+    ({"ns": "research"}, "research"),
+    ({"ns": "research|search"}, "search"),
+    ({"node": ["model"], "ns": ["", "writer"]}, "main writer"),
+    ({"node": "other"}, ""),
+    ({"ns": "nobody"}, ""),
+]
+
+
+@pytest.mark.parametrize(("asked", "words"), WORDS, ids=str)
+async def test_the_words_of_subagents_are_not_the_main_agents(
+    asked: dict[str, Any], words: str, client: Client, workers: Workers
+) -> None:
+    await workers.start(graph=nested())
+    run = await client.enqueue("graph", HI, stream_mode="messages", subgraphs=True)
+    for settled in (False, True):
+        pieces = [str(piece) async for piece in client.text(run.run_id, settled=settled, **asked)]
+        assert pieces == words.split()
+    assert [text.strip() for _, _, text in await held(client, run.run_id, **asked)] == words.split()
+
+
+async def test_a_subgraph_by_its_tasks_ids(client: Client, workers: Workers) -> None:
+    await workers.start(graph=nested())
+    run = await client.enqueue("graph", HI, stream_mode="messages", subgraphs=True)
+    for ns in {event.ns async for event in client.tail(run.run_id) if event.ns}:
+        pieces = [str(piece) async for piece in client.text(run.run_id, ns="|".join(ns))]
+        assert "".join(pieces).strip() == ns[-1].partition(":")[0]
+    with pytest.raises(InvalidRequest, match=r"^ns: "):
+        await anext(client.text(run.run_id, ns=[7]))  # type: ignore[list-item]
+
+
+ASKED: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
+    (("--node", "model"), {"node": "model"}, "main"),
+    (("--ns", "*"), {"ns": "*"}, "main research search writer"),
+    (("--node", "model", "--ns", "research"), {"node": "model", "ns": "research"}, "research"),
+    (("--ns", "", "--ns", "writer"), {"ns": ["", "writer"]}, "main writer"),
+]
+
+
+async def test_the_command_line_and_the_gateway_take_namespaces(
+    client: Client, workers: Workers, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    await workers.start(graph=nested())
+    thread_id = str(uuid4())
+    run = await client.enqueue("graph", HI, stream_mode="messages", subgraphs=True, thread_id=thread_id)
+    await client.wait(run.run_id)
+    settings = GatewaySettings(redis_url=redis_url, namespace=namespace)
+    async with (
+        Processes(redis_url, namespace, tmp_path) as cli,
+        open_gateway({"graph": graph_source("graph", nested())}, settings) as gateway,
+        httpx.AsyncClient(transport=httpx.ASGITransport(create_app(gateway)), base_url="http://gateway") as http,
+    ):
+        for options, query, words in ASKED:
+            pieces = await cli.run("tail", run.run_id, "--text", "--json", *options)
+            assert [piece["text"] for piece in pieces.json_lines] == words.split()
+            events = await cli.run("tail", run.run_id, "--mode", "messages", *options)
+            said = [one["data"][0]["content"] for one in events.json_lines]
+            assert [one for one in said if one] == words.split()
+            answer = await http.get(f"/threads/{thread_id}/runs/{run.run_id}/text", params=query)
+            assert (answer.status_code, answer.text.strip()) == (200, words.replace(" ", ""))

@@ -119,8 +119,10 @@ async def text_stream(
     headers: Mapping[str, str] | None = None,
     stop_when_left: bool = False,
     settled: bool = False,
+    nodes: Sequence[str] | None = None,
+    namespaces: Sequence[str] | None = None,
 ) -> Response:
-    """The words of a run's AI messages.
+    """The words of a run's AI messages; only those of these nodes and namespaces, where some are named.
 
     Raises:
         ApiError: 422, the run does not stream `messages`.
@@ -129,7 +131,7 @@ async def text_stream(
     client = access.gateway.client
 
     async def pieces() -> AsyncGenerator[str, None]:
-        spoken = SpokenText(settled=settled)
+        spoken = SpokenText(nodes, ns=namespaces, settled=settled)
         async with _followed(access, run.run_id, stop_when_left=stop_when_left, settled=settled) as events:
             async for event in events:
                 piece = spoken.apply(event)

@@ -40,6 +40,10 @@ BeginBehind = Annotated[
     str | None, Query(alias="last_event_id", description="The same, for who sends no such header; the header wins.")
 ]
 Modes = Annotated[list[str] | None, Query(description="Only these modes of the run's.")]
+_NS = (
+    "Only words of these namespaces: a subgraph by the name of its node, empty for the graph itself, `*` for all. "
+    "The graph itself where nodes are named, else all."
+)
 Settled = Annotated[bool, Query(description="Only what no later attempt can void: each event once, as it is saved.")]
 CancelOnDisconnect = Annotated[bool, Query(description="Stop the run if this reader leaves before its end.")]
 
@@ -136,9 +140,17 @@ async def stream(
 
 
 @router.get("/{run_id}/text", response_class=Response, responses=WORDS, summary="Stream a run's words")
-async def text(thread_id: ThreadId, run_id: RunId, access: Accessing, settled: Settled = False) -> Response:
+async def text(
+    thread_id: ThreadId,
+    run_id: RunId,
+    access: Accessing,
+    settled: Settled = False,
+    node: Annotated[list[str] | None, Query(description="Only words of these nodes.", max_length=100)] = None,
+    ns: Annotated[list[str] | None, Query(description=_NS, max_length=100)] = None,
+) -> Response:
     """The words of a run's AI messages as plain text, from its start: for `curl -N`."""
-    return await text_stream(access, Readable.of(await find(access, thread_id, run_id, "read")), settled=settled)
+    run = Readable.of(await find(access, thread_id, run_id, "read"))
+    return await text_stream(access, run, settled=settled, nodes=node, namespaces=ns)
 
 
 @router.post(

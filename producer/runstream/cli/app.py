@@ -237,6 +237,11 @@ runstream tail 01985d2e-6f1c-7b3a-9d44-0c5d6f6f2a11 --after 1-15 | jq .data""",
     _add_settled(parser)
     parser.add_argument("--node", action="append", metavar="NODE", help="only this node's messages and updates")
     parser.add_argument(
+        "--ns", action="append", metavar="NS",
+        help="only this namespace's events (repeatable): a subgraph by the name of its node, '' for the graph itself, "
+        "'*' for all; with --node and without --ns the graph itself",
+    )  # fmt: skip
+    parser.add_argument(
         "--mode", dest="only", action="append", choices=_EVENT_MODES, metavar="MODE",
         help="only these events (repeatable): a stream mode, or attempt, end, gap",
     )  # fmt: skip

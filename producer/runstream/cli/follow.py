@@ -16,6 +16,7 @@ from runstream.cli.terminal import Output, printable
 from runstream.client import Client
 from runstream.errors import InvalidRequest, RunstreamError
 from runstream.model import Event
+from runstream.sources import Sources
 from runstream.spoken import Retraction, Text
 from runstream.stream import EventStream
 from runstream.tasks import cancel
@@ -29,28 +30,29 @@ _LOOK_AT_RUNNING_AFTER = 2.0
 async def follow(client: Client, output: Output, run_id: str, args: argparse.Namespace) -> int:
     """Show a run's events, or its text, until its end."""
     after, live = getattr(args, "after", None), getattr(args, "live", False)
-    nodes = frozenset(getattr(args, "node", None) or ())
+    nodes = getattr(args, "node", None) or None
+    namespaces = getattr(args, "ns", None)
     if args.text and live:
         raise InvalidRequest("--live", "text begins at the start or --after an event; leave --live out")
     async with telling_why_it_waits(client, output, run_id, args):
         if args.text:
             # Text that was written into a pipe cannot be taken back; JSON says which piece replaces the others.
             settled = args.settled if args.settled is not None else not (output.pretty or args.json)
-            pieces = client.text(run_id, node=sorted(nodes) or None, after=after, settled=settled)
+            pieces = client.text(run_id, node=nodes, ns=namespaces, after=after, settled=settled)
             await _follow_text(pieces, output, as_json=args.json)
         else:
             modes = frozenset(getattr(args, "only", None) or ())
             events = client.tail(run_id, after=after, live=live, settled=bool(args.settled))
-            await _follow_events(events, output, modes=modes, nodes=nodes)
+            await _follow_events(events, output, modes=modes, sources=Sources.of(nodes, namespaces))
             await client.wait(run_id)
     return Exit.OK
 
 
-async def _follow_events(stream: EventStream, output: Output, *, modes: frozenset[str], nodes: frozenset[str]) -> None:
+async def _follow_events(stream: EventStream, output: Output, *, modes: frozenset[str], sources: Sources) -> None:
     worker = None
     async with stream as events:
         async for event in events:
-            if not _is_wanted(event, modes, nodes):
+            if not _is_wanted(event, modes, sources):
                 if event.mode == "gap":
                     output.note(f"events after {event.data['after']} have been removed")
             elif output.pretty:
@@ -145,10 +147,13 @@ def _remedy(waiting: Waiting, args: argparse.Namespace) -> str:
     return f"; start one with: {shlex.join(['runstream', 'worker', f'{waiting.graph}=FILE.py:GRAPH', *namespace])}"
 
 
-def _is_wanted(event: Event, modes: frozenset[str], nodes: frozenset[str]) -> bool:
+def _is_wanted(event: Event, modes: frozenset[str], sources: Sources) -> bool:
     if modes and event.mode not in modes:
         return False
-    return not (nodes and event.is_chunk) or not nodes.isdisjoint(_nodes_of(event))
+    if not event.is_chunk:
+        return True
+    nodes = sources.nodes
+    return sources.have_ns(event.ns) and (nodes is None or any(node in nodes for node in _nodes_of(event)))
 
 
 def _nodes_of(event: Event) -> frozenset[str]:
