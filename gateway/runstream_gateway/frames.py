@@ -27,8 +27,17 @@ class Frame:
     @property
     def sse(self) -> bytes:
         """The frame as a server-sent event. LangGraph's JavaScript client needs its data on one line."""
-        tail = b"\r\n" if self.id is None else b"id: %b\r\n\r\n" % self.id.encode()
-        return b"event: %b\r\ndata: %b\r\n%b" % (self.event.encode(), self.data, tail)
+        return b"".join((self.head, self.data, self.tail))
+
+    @property
+    def head(self) -> bytes:
+        """What stands before the data in a server-sent event."""
+        return b"event: %b\r\ndata: " % self.event.encode()
+
+    @property
+    def tail(self) -> bytes:
+        """What stands behind it."""
+        return b"\r\n\r\n" if self.id is None else b"\r\nid: %b\r\n\r\n" % self.id.encode()
 
     @property
     def text(self) -> str:

@@ -14,6 +14,7 @@ from runstream_gateway.errors import ApiError
 from runstream_gateway.frames import Frame, frame
 from runstream_gateway.translate import Translator
 
+_BATCH_BYTES = 128 * 1024
 FIRST = "0-0"
 """Before all events of a run."""
 FROM_THE_START = frozenset(("-1", "-", "0", FIRST))
@@ -122,7 +123,7 @@ class Reader:
         await self._events.aclose()
 
     async def batch(self) -> list[Frame] | None:
-        """The frames of what has come by now, at least one; None after the last.
+        """The frames of what has come by now, at least one, and no more than 128 KiB but for the last; None at the end.
 
         May be cancelled and called again.
 
@@ -135,9 +136,12 @@ class Reader:
                 self._read.extend(await self._events.batch())
             if not self._read:
                 return None
-            while self._read:
+            size = 0
+            while self._read and size < _BATCH_BYTES:
+                known = len(self._frames)
                 await self._take(self._read[0])
                 self._read.popleft()
+                size += sum(len(one.data) for one in self._frames[known:])
         frames, self._frames = self._frames, []
         return frames
 

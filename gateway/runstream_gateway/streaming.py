@@ -149,6 +149,8 @@ class _LastingResponse(Response):
         self._slot = slot
         self._has_begun = False
         self._said_at = 0.0
+        # A frame may go out in pieces, between which nothing else may stand.
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer."""
@@ -171,9 +173,14 @@ class _LastingResponse(Response):
         self._has_begun = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
-    async def _say(self, send: Send, body: bytes) -> None:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        self._said_at = asyncio.get_running_loop().time()
+    async def _say(self, send: Send, *pieces: bytes) -> None:
+        async with self._turn:
+            for piece in pieces:
+                for at in range(0, len(piece), _PIECE):
+                    # What is handed to the server is its to keep until the client reads.
+                    body = piece[at : at + _PIECE]
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            self._said_at = asyncio.get_running_loop().time()
 
     @asynccontextmanager
     async def _beating(self, send: Send, beat: bytes, seconds: float) -> AsyncIterator[None]:
@@ -225,8 +232,8 @@ class FrameResponse(_LastingResponse):
             await self._begin(send)
             async with self._beating(send, HEARTBEAT, self._heartbeat):
                 while (frames := await source.batch()) is not None:
-                    for piece in _pieces(frames):
-                        await self._say(send, piece)
+                    for pieces in _in_pieces(frames):
+                        await self._say(send, *pieces)
         return b""
 
 
@@ -286,18 +293,24 @@ class AwaitedResponse(_LastingResponse):
     async def _answer(self, send: Send) -> bytes:
         await self._begin(send)
         async with self._beating(send, b"\n", self._heartbeat):
-            return await self._awaited()
+            answer = await self._awaited()
+        await self._say(send, answer)
+        return b""
 
 
-def _pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
-    """Frames as server-sent events, some at a time: what is handed to the server is its to keep until it is read."""
+def _in_pieces(frames: Sequence[Frame]) -> Iterator[tuple[bytes, ...]]:
+    """Frames as server-sent events: small ones together, a large one's data as it is, which its readers share."""
     piece: list[bytes] = []
     size = 0
     for frame in frames:
+        if len(frame.data) >= _PIECE:
+            yield b"".join(piece), frame.head, frame.data, frame.tail
+            piece, size = [], 0
+            continue
         piece.append(frame.sse)
         size += len(piece[-1])
         if size >= _PIECE:
-            yield b"".join(piece)
+            yield (b"".join(piece),)
             piece, size = [], 0
     if piece:
-        yield b"".join(piece)
+        yield (b"".join(piece),)

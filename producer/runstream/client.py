@@ -108,7 +108,10 @@ class Client:
             self._redis,
             connect(self._url, connections=1),
             self._keys,
+            self._scripts,
+            pages_at_once=max(1, self._settings.connections // 2),
             buffer=self._settings.read_buffer,
+            buffer_bytes=self._settings.read_buffer_bytes,
             reconnect_timeout=self._settings.reconnect_timeout,
             probe_interval=self._settings.probe_interval,
         )
@@ -388,7 +391,7 @@ class Client:
         cursor = EventId.parse(after) if after is not None else None
         run_id = check_known_run_id(run_id)
         leave = partial(self._stop_for_reader, run_id) if on_disconnect == "stop" else None
-        settling = Settling(self._settings.read_buffer) if settled else None
+        settling = Settling(self._settings.read_buffer, self._settings.read_buffer_bytes) if settled else None
         return EventStream(self._tails, run_id, after=cursor, live=live, on_leave=leave, settling=settling)
 
     async def _stop_for_reader(self, run_id: str) -> None:

@@ -21,6 +21,9 @@ from runstream.model import Event
 
 FORMAT = b"1"
 _KEPT_BASES = 1024
+_KEPT_BYTES = 256 * 1024
+_VALUE_BYTES = 64
+"""What a value takes as an object of Python's, beside its text."""
 
 
 class MissingBase(Exception):
@@ -34,10 +37,11 @@ class MissingBase(Exception):
 class Decoder:
     """Decodes the events of one run, in order; remembers the bases that later events refer to."""
 
-    __slots__ = ("_bases",)
+    __slots__ = ("_bases", "_bytes")
 
     def __init__(self) -> None:
         self._bases: OrderedDict[str, Event] = OrderedDict()
+        self._bytes = 0
 
     def decode(self, event_id: str, fields: Mapping[bytes, bytes]) -> Event:
         """Decode an entry of the stream.
@@ -55,8 +59,11 @@ class Decoder:
             )
         try:
             wire = from_json(payload)
-            base_id = wire.get("b")
-            event = self._full(event_id, wire) if base_id is None else self._further(event_id, wire, base_id)
+            base_id, size = wire.get("b"), _size_of(payload)
+            if base_id is None:
+                event = self._full(event_id, wire, size)
+            else:
+                event = self._further(event_id, wire, base_id, size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ProtocolError(f"event {event_id} is not an event of format 1: {error}") from error
         return event
@@ -70,9 +77,10 @@ class Decoder:
 
     def adopt(self, other: Decoder) -> None:
         """Take over the bases of another decoder of the same run."""
-        self._bases |= other._bases
+        for base in other._bases.values():
+            self._remember(base)
 
-    def _full(self, event_id: str, wire: Any) -> Event:
+    def _full(self, event_id: str, wire: Any, size: int) -> Event:
         interrupts = wire.get("i")
         event = Event(
             event_id,
@@ -82,20 +90,29 @@ class Decoder:
             None if interrupts is None else tuple(interrupts),
             wire.get("k"),
             wire.get("c"),
+            size,
         )
         if event.mode == "messages":
             self._remember(event)
         return event
 
-    def _further(self, event_id: str, wire: Any, base_id: str) -> Event:
+    def _further(self, event_id: str, wire: Any, base_id: str, size: int) -> Event:
         base = self._bases.get(base_id)
         if base is None:
             raise MissingBase(base_id)
         message, metadata = base.data
         changes = {"content": wire["t"]} if "t" in wire else wire["d"]
-        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata], None, base.task, base.call)
+        return Event(event_id, base.mode, base.ns, [{**message, **changes}, metadata], None, base.task, base.call, size)
 
     def _remember(self, base: Event) -> None:
+        if base.id in self._bases:
+            return
         self._bases[base.id] = base
-        if len(self._bases) > _KEPT_BASES:
-            self._bases.popitem(last=False)
+        self._bytes += base.size
+        while len(self._bases) > _KEPT_BASES or (self._bytes > _KEPT_BYTES and len(self._bases) > 1):
+            self._bytes -= self._bases.popitem(last=False)[1].size
+
+
+def _size_of(payload: bytes) -> int:
+    # Each value but the first of an object or a list stands behind a comma.
+    return len(payload) + _VALUE_BYTES * payload.count(b",")

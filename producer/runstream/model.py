@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -109,6 +109,7 @@ class Event:
         task: the id of LangGraph's task that it comes from; None where it comes from none, or from one of several.
         call: of a chunk of a message, the id of the model's call that streams it (LangChain's `run_id`, as in records);
             otherwise None. The chunks of a message have one call, whatever ids they come under.
+        size: roughly the bytes of memory that it takes; 0 where no bytes were read for it.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Event:
     interrupts: tuple[Any, ...] | None = None
     task: str | None = None
     call: str | None = None
+    size: int = field(default=0, compare=False, repr=False)
 
     @property
     def is_chunk(self) -> bool:

@@ -22,7 +22,7 @@ from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
     "enqueue", "claim", "append", "beat", "finish", "release", "regain", "disown", "stop", "reap",
-    "document", "forget", "spend", "hold", "delivery", "attend",
+    "document", "forget", "page", "spend", "hold", "delivery", "attend",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
@@ -400,6 +400,13 @@ class Scripts:
         key = self._keys.run(run_id)
         action = await self._of_master(key, lambda redis: redis.hget(key, "stop_action"))
         return "rollback" if action == b"rollback" else "interrupt"
+
+    async def page(
+        self, run_id: str, start: str, end: str, *, most: int, most_bytes: int
+    ) -> tuple[bool, list[tuple[bytes, list[bytes]]]]:
+        """Read entries of a run's stream as far as they fit; tell whether there are more."""
+        more, entries = await self._run("page", [self._keys.events(run_id)], [start, end, most, most_bytes])
+        return bool(more), entries
 
     async def events(self, run_id: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """All entries of a run's stream: id and fields of each."""

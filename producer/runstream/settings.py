@@ -25,6 +25,7 @@ class ClientSettings:
         queued_ttl: how long after it is due a run waits for a worker before it is forgotten.
         max_request_bytes: a request (input, config, context and so on, as JSON) over this size is refused.
         read_buffer: how many events wait for a slow reader before it goes back to reading the stream by itself.
+        read_buffer_bytes: how many bytes of them; an event that is larger waits alone.
         call_timeout: how long a call goes on trying while Redis is away, before it raises.
         reconnect_timeout: how long a reader waits for a Redis that is away before it gives up.
         probe_interval: how often readers make sure that what they wait for still exists; 10 at most.
@@ -36,6 +37,7 @@ class ClientSettings:
     queued_ttl: float = 7 * 24 * 3600.0
     max_request_bytes: int = 1024 * 1024
     read_buffer: int = 1000
+    read_buffer_bytes: int = 512 * 1024
     call_timeout: float = 5.0
     reconnect_timeout: float = 60.0
     probe_interval: float = 5.0
@@ -50,7 +52,7 @@ class ClientSettings:
         for name in ("retention", "queued_ttl", "call_timeout", "reconnect_timeout", "probe_interval"):
             check_number(name, getattr(self, name), least=0.001)
         check_number("probe_interval", self.probe_interval, least=0.001, most=10)
-        for name in ("max_request_bytes", "read_buffer", "connections"):
+        for name in ("max_request_bytes", "read_buffer", "read_buffer_bytes", "connections"):
             check_number(name, getattr(self, name), least=1, whole=True)
 
 

@@ -17,10 +17,13 @@ class Settling:
 
     Args:
         limit: how many events are held. Those beyond are dropped, and read again once the ones before are settled.
+        limit_bytes: how many bytes of them are; one event in any case.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limit_bytes: int) -> None:
         self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
         self._held: deque[Event] = deque()
         self._voids: list[Voids] = []
         self._begun = EventId(0, 0)
@@ -33,6 +36,7 @@ class Settling:
         if event.mode in ("attempt", "end"):
             if voids := Voids.of(event):
                 self._held = deque(held for held in self._held if not _covers(voids, held))
+                self._bytes = sum(held.size for held in self._held)
                 # What comes now under the ids that were given before is not void.
                 self._voids.append(replace(voids, rewinds=None))
                 if voids.rewinds is not None:
@@ -60,8 +64,10 @@ class Settling:
     def _hold(self, event: Event) -> None:
         if self._kept_up_to is not None:
             return
-        if len(self._held) < self._limit or self._is_settled(EventId.of(event.id)):
+        has_room = not self._held or self._bytes + event.size <= self._limit_bytes
+        if (has_room and len(self._held) < self._limit) or self._is_settled(EventId.of(event.id)):
             self._held.append(event)
+            self._bytes += event.size
             return
         # A gap has the id of the event behind it: both are read again.
         while self._held[-1].mode == "gap":
@@ -72,6 +78,7 @@ class Settling:
         released = []
         while self._held and self._is_settled(EventId.of(self._held[0].id)):
             released.append(self._held.popleft())
+            self._bytes -= released[-1].size
         if not self._held and self._kept_up_to is not None and self._is_settled(self._kept_up_to):
             self._read_again_after = self._kept_up_to
         return released

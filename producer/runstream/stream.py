@@ -15,9 +15,10 @@ from runstream.errors import ProtocolError
 from runstream.history import History
 from runstream.model import Event, EventId
 from runstream.settled import Settling
-from runstream.tail import PAGE, Feed, Tails
+from runstream.tail import Feed, Page, Tails
 from runstream.voids import stands_behind
-from runstream.xread import Entry
+
+_BATCH_BYTES = 128 * 1024
 
 
 class _SentBack(Exception):
@@ -56,6 +57,8 @@ class EventStream(AsyncIterator[Event]):
         self._decoder = Decoder()
         self._ready: deque[Event] = deque()
         self._feed: Feed | None = None
+        # Where the shared read was when this reader joined it: up to there it reads by itself.
+        self._joined_at = EventId(0, 0)
         self._failure: ProtocolError | None = None
         self._started = False
         self._done = False
@@ -90,7 +93,9 @@ class EventStream(AsyncIterator[Event]):
         return self._given_out(event)
 
     async def batch(self) -> list[Event]:
-        """All events that are there by now, in their order; waits for the first. None after the last one.
+        """The events that are there by now, in their order; waits for the first. None after the last one.
+
+        They are no more than 128 KiB, or one event; what else is there comes with the next call.
 
         For those who do something that costs more than an event does, such as drawing a screen.
 
@@ -99,8 +104,10 @@ class EventStream(AsyncIterator[Event]):
         """
         first = await anext(self, None)
         events = [] if first is None else [first]
-        while events and (event := self._next_ready()) is not None:
+        size = 0 if first is None else first.size
+        while events and size < _BATCH_BYTES and (event := self._next_ready()) is not None:
             events.append(self._given_out(event))
+            size += event.size
         return events
 
     async def aclose(self) -> None:
@@ -148,8 +155,8 @@ class EventStream(AsyncIterator[Event]):
         """The next event, if it is there."""
         if self._settling is not None and not self._ready and self._feed is not None and self._feed.settled is not None:
             self._ready.extend(self._settling.settle(self._feed.settled))
-        while not self._ready and self._feed is not None and self._feed.buffer:
-            self._take(self._feed.buffer.popleft())
+        while not self._ready and self._feed is not None and self._feed.buffer and not self._is_behind:
+            self._take(self._feed.take())
         return self._ready.popleft() if self._ready else None
 
     async def _next(self) -> Event | None:
@@ -170,6 +177,9 @@ class EventStream(AsyncIterator[Event]):
             if self._feed is None:
                 with suppress(_SentBack):
                     await self._catch_up()
+            elif self._is_behind:
+                with suppress(_SentBack):
+                    await self._read_between()
             else:
                 await self._wait(self._feed)
 
@@ -184,9 +194,9 @@ class EventStream(AsyncIterator[Event]):
         """Read a page; at the end of the stream, join the shared read."""
         # From the beginning means after 0-0: the first event of a run is 1-0.
         cursor = position = self._position or EventId(0, 0)
-        entries = await self._page(cursor)
-        if entries:
-            cursor = position = EventId.of(entries[-1][0].decode())
+        page = await self._page(cursor)
+        if page.entries:
+            cursor = position = EventId.of(page.entries[-1][0].decode())
         else:
             place = await self._tails.place_of(self._run_id)
             lost = self._history.lost_by(place)
@@ -197,41 +207,44 @@ class EventStream(AsyncIterator[Event]):
                 await self._finish(cursor, place.end)
                 return
             position = min(cursor, place.last)
-        if len(entries) < PAGE and not self._has_seen_the_end and self._failure is None:
-            await self._join(cursor, position)
+        if not (page.has_more or self._has_seen_the_end or self._failure is not None):
+            self._join(cursor, position)
 
     @property
     def _has_seen_the_end(self) -> bool:
         return bool(self._ready) and self._ready[-1].mode == "end"
 
-    async def _join(self, cursor: EventId, position: EventId) -> None:
-        """Take part in the shared read; where it is ahead, read what lies between first."""
+    def _join(self, cursor: EventId, position: EventId) -> None:
+        """Take part in the shared read. Where it is ahead, what lies between is read first, page by page."""
         feed = self._tails.new_feed(self._run_id, self._history)
-        joined_at = self._tails.attach(feed, cursor, position, self._decoder, settled=self._settling is not None)
-        try:
-            while cursor < joined_at and (between := await self._page(cursor, joined_at)):
-                cursor = EventId.of(between[-1][0].decode())
-        except BaseException:
-            # What lies between has not been read, so what comes behind it is not for this reader yet.
-            self._tails.detach(feed)
-            raise
+        self._joined_at = self._tails.attach(feed, cursor, position, self._decoder, settled=self._settling is not None)
         self._feed = feed
+
+    @property
+    def _is_behind(self) -> bool:
+        return (self._position or EventId(0, 0)) < self._joined_at
+
+    async def _read_between(self) -> None:
+        page = await self._page(self._position or EventId(0, 0), self._joined_at)
+        if not page.entries:
+            # It has been removed; the next event shows the gap.
+            self._joined_at = EventId(0, 0)
 
     async def _finish(self, cursor: EventId, end: EventId) -> None:
         """The run has ended: come to the end of its stream."""
         # The end may have been written between the page that was empty and the look at the record.
         if cursor >= end:
             self._done = True
-        elif not await self._page(cursor):
+        elif not (await self._page(cursor)).entries:
             # It was written and is gone: what this reader has not seen has been removed.
             if self._settling is not None:
                 self._ready.extend(self._settling.settle(end))
             self._ready.append(Event(str(end), "gap", (), {"after": str(cursor), "before": None}))
             self._done = True
 
-    async def _page(self, cursor: EventId, until: EventId | None = None) -> list[Entry]:
-        entries = await self._tails.page(self._run_id, cursor, until)
-        for entry in entries:
+    async def _page(self, cursor: EventId, until: EventId | None = None) -> Page:
+        page = await self._tails.page(self._run_id, cursor, until)
+        for entry in page.entries:
             try:
                 event = await self._tails.decode(self._run_id, self._decoder, entry)
             except ProtocolError as error:
@@ -240,7 +253,7 @@ class EventStream(AsyncIterator[Event]):
                 break
             if not self._take(event):
                 raise _SentBack
-        return entries
+        return page
 
     async def _wait(self, feed: Feed) -> None:
         if feed.failure is not None:

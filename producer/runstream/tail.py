@@ -13,7 +13,7 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -25,11 +25,18 @@ from runstream.history import History, Place
 from runstream.keys import Keys
 from runstream.missing import confirm_missing, read_run
 from runstream.model import Event, EventId, Status
+from runstream.scripts import Scripts
 from runstream.tasks import cancel
-from runstream.xread import Entry, packed, xread
+from runstream.xread import Entry, entries_of, packed, xread
 
 PAGE = 500
-"""How many events a reader that catches up asks for at once."""
+"""How many events a reader that catches up asks for at once, and"""
+PAGE_BYTES = 128 * 1024
+"""how many bytes of them: a larger event comes alone."""
+_READ_BYTES = 4 * 1024 * 1024
+"""How many bytes the shared read asks for at once, as far as can be told from the events that came before."""
+_USUAL_EVENT = 512.0
+_FORGETS = 0.95
 _WAKE_TTL_MS = 60_000
 _RETRY_DELAY = 0.05
 _RETRY_DELAY_MAX = 1.0
@@ -44,14 +51,35 @@ _T = TypeVar("_T")
 
 
 class Feed:
-    """The shared read's side of one reader: a bounded buffer and the reader's alarm clock."""
+    """The shared read's side of one reader: a bounded buffer and the reader's alarm clock.
 
-    __slots__ = ("alarm", "buffer", "failure", "finished", "history", "limit", "overflown", "run_id", "settled")
+    Args:
+        run_id: the run.
+        limit: how many events the buffer takes,
+        limit_bytes: and how many bytes of them; one event in any case.
+        history: what the reader was given.
+    """
 
-    def __init__(self, run_id: str, limit: int, history: History) -> None:
+    __slots__ = (
+        "_bytes",
+        "alarm",
+        "buffer",
+        "failure",
+        "finished",
+        "history",
+        "limit",
+        "limit_bytes",
+        "overflown",
+        "run_id",
+        "settled",
+    )
+
+    def __init__(self, run_id: str, limit: int, limit_bytes: int, history: History) -> None:
         self.run_id = run_id
         self.history = history
         self.limit = limit
+        self.limit_bytes = limit_bytes
+        self._bytes = 0
         self.buffer: deque[Event] = deque()
         self.alarm = asyncio.Event()
         self.overflown = False
@@ -68,17 +96,25 @@ class Feed:
         """Put an event into the buffer; where there is no room, drop them all: the reader reads them again."""
         if self.overflown:
             return
-        if len(self.buffer) >= self.limit:
+        is_full = self.buffer and self._bytes + event.size > self.limit_bytes
+        if is_full or len(self.buffer) >= self.limit:
             self.buffer.clear()
             self.overflown = True
         else:
             self.buffer.append(event)
+            self._bytes += event.size
         self.alarm.set()
 
     def send_back(self) -> None:
         """Have the reader catch up by itself, once it has taken what is in the buffer."""
         self.overflown = True
         self.alarm.set()
+
+    def take(self) -> Event:
+        """Take the next event out of the buffer, in which there must be one."""
+        event = self.buffer.popleft()
+        self._bytes -= event.size
+        return event
 
     def finish(self) -> None:
         """Tell the reader that the run has ended before the place from which it wanted to read."""
@@ -89,6 +125,13 @@ class Feed:
         """Tell the reader that nothing more will come, and why."""
         self.failure = failure
         self.alarm.set()
+
+
+class Page(NamedTuple):
+    """Some entries of a run's stream, and whether there are more behind them."""
+
+    entries: list[Entry]
+    has_more: bool
 
 
 class _Watch:
@@ -134,18 +177,36 @@ class Tails:
         calls: the connections on which readers catch up.
         blocking: the connection of the shared read; closed by `aclose`.
         keys: the cell's keys.
+        scripts: of the same Redis.
+        pages_at_once: how many readers may read a page at a time; the others wait for their turn, so that the calls of
+            others find a connection.
         buffer: how many events wait for a slow reader.
+        buffer_bytes: how many bytes of them.
         reconnect_timeout: seconds that Redis may be away before readers are told.
         probe_interval: how often, in seconds, it is looked whether the runs that are watched still exist.
     """
 
     def __init__(
-        self, calls: Redis, blocking: Redis, keys: Keys, *, buffer: int, reconnect_timeout: float, probe_interval: float
+        self,
+        calls: Redis,
+        blocking: Redis,
+        keys: Keys,
+        scripts: Scripts,
+        *,
+        pages_at_once: int,
+        buffer: int,
+        buffer_bytes: int,
+        reconnect_timeout: float,
+        probe_interval: float,
     ) -> None:
         self._calls = calls
         self._blocking = blocking
         self._keys = keys
+        self._scripts = scripts
+        self._paging = asyncio.Semaphore(pages_at_once)
         self._buffer = buffer
+        self._buffer_bytes = buffer_bytes
+        self._largest_event = _USUAL_EVENT
         self._reconnect_timeout = reconnect_timeout
         self._probe_interval = probe_interval
         self._watches: dict[str, _Watch] = {}
@@ -173,7 +234,7 @@ class Tails:
         """A buffer for one reader; `history` is what the reader was given."""
         if self._closed:
             raise RunstreamError("the client is closed")
-        return Feed(run_id, self._buffer, history)
+        return Feed(run_id, self._buffer, self._buffer_bytes, history)
 
     def attach(
         self, feed: Feed, cursor: EventId, position: EventId, decoder: Decoder, *, settled: bool = False
@@ -222,11 +283,16 @@ class Tails:
         if watch is not None and watch.feeds.pop(feed, None) is not None and not watch.feeds:
             del self._watches[feed.run_id]
 
-    async def page(self, run_id: str, after: EventId, until: EventId | None = None) -> list[Entry]:
+    async def page(self, run_id: str, after: EventId, until: EventId | None = None) -> Page:
         """The next events after an id, at most a page of them."""
-        key, last = self._keys.events(run_id), "+" if until is None else str(until)
-        reply = await self.patiently(lambda: self._calls.xrange(key, f"({after}", last, count=PAGE))
-        return cast("list[Entry]", reply)
+        last = "+" if until is None else str(until)
+
+        async def read() -> tuple[bool, list[tuple[bytes, list[bytes]]]]:
+            async with self._paging:
+                return await self._scripts.page(run_id, f"({after}", last, most=PAGE, most_bytes=PAGE_BYTES)
+
+        has_more, raw = await self.patiently(read)
+        return Page(list(entries_of(raw)), has_more)
 
     async def decode(self, run_id: str, decoder: Decoder, entry: Entry) -> Event:
         """Decode an entry, fetching the event that it refers to where the decoder has not seen it."""
@@ -292,11 +358,32 @@ class Tails:
     async def _read_and_deliver(self) -> None:
         watches = dict(self._watches)
         read: list[_Watch | _SettledWatch] = [*watches.values(), *self._settled.values()]
+        # Each stream gives as many entries as are asked for, so what comes at once is bounded for all of them together.
+        room = max(1, int(_READ_BYTES / self._largest_event))
+        self._largest_event = max(_USUAL_EVENT, self._largest_event * _FORGETS)
+        if len(read) > room:
+            is_new = False
+            for start in range(0, len(read), room):
+                is_new |= await self._read_some(read[start : start + room], watches, count=1, block_ms=None)
+            if is_new:
+                return
+        count = max(1, min(PAGE, room // len(read)))
+        await self._read_some(read, watches, count=count, block_ms=round(self._probe_interval * 1000))
+
+    async def _read_some(
+        self,
+        read: Sequence[_Watch | _SettledWatch],
+        watches: Mapping[str, _Watch],
+        *,
+        count: int,
+        block_ms: int | None,
+    ) -> bool:
+        """Read some of the streams and hand out what has come; return whether anything has."""
         keys = [packed(self._wake_key.encode()), *(watch.packed_key for watch in read)]
         positions = [packed(self._wake_position), *(watch.packed_position for watch in read)]
-        block_ms = round(self._probe_interval * 1000)
-        reply = await xread(self._blocking, keys, positions, count=PAGE, block_ms=block_ms)
+        reply = await xread(self._blocking, keys, positions, count=count, block_ms=block_ms)
         await self._deliver(reply, watches)
+        return bool(reply)
 
     async def _rest(self) -> None:
         """Let events gather where a read is dear: Redis and this process both take time for each stream in it."""
@@ -329,6 +416,7 @@ class Tails:
                 self._fail(run_id, error)
                 return
             position = EventId.of(event.id)
+            self._largest_event = max(self._largest_event, event.size)
             watch.advance(position, entry[0])
             for feed, joined_at in watch.feeds.items():
                 if position > joined_at:

@@ -21,7 +21,7 @@ def packed(argument: bytes) -> bytes:
 
 
 async def xread(
-    redis: Redis, keys: Sequence[bytes], positions: Iterable[bytes], *, count: int, block_ms: int
+    redis: Redis, keys: Sequence[bytes], positions: Iterable[bytes], *, count: int, block_ms: int | None
 ) -> list[tuple[bytes, Iterator[Entry]]]:
     """Wait for entries of any of the streams behind its position.
 
@@ -30,18 +30,19 @@ async def xread(
         keys: the streams' keys, packed.
         positions: for each of them the id of the last entry that is known, packed.
         count: how many entries of each stream are wanted at most.
-        block_ms: how long to wait.
+        block_ms: how long to wait; None for not at all.
     """
-    head = b"*%d\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n%b$5\r\nBLOCK\r\n%b$7\r\nSTREAMS\r\n"
-    command = head % (6 + 2 * len(keys), packed(b"%d" % count), packed(b"%d" % block_ms))
+    options = [b"COUNT", b"%d" % count, *(() if block_ms is None else (b"BLOCK", b"%d" % block_ms)), b"STREAMS"]
+    command = b"*%d\r\n" % (1 + len(options) + 2 * len(keys)) + b"".join(map(packed, (b"XREAD", *options)))
     async with redis.client() as holder:
         # The holder has one connection of the pool to itself; redis-py's types say that it might have none.
         connection: Any = holder.connection
         await connection.send_packed_command(b"".join((command, *keys, *positions)))
         reply = await connection.read_response()
-    return [(key, _entries(entries)) for key, entries in reply or ()]
+    return [(key, entries_of(entries)) for key, entries in reply or ()]
 
 
-def _entries(raw: Iterable[tuple[bytes, Sequence[bytes]]]) -> Iterator[Entry]:
+def entries_of(raw: Iterable[tuple[bytes, Sequence[bytes]]]) -> Iterator[Entry]:
+    """Return a stream's entries as they come over the wire, with the fields of each by their names."""
     for entry_id, fields in raw:
         yield entry_id, dict(zip(fields[::2], fields[1::2], strict=True)) if len(fields) > 2 else {fields[0]: fields[1]}
