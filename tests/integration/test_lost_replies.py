@@ -21,7 +21,9 @@ from runstream.scripts import ScriptName, load_script
 from runstream_worker.redis_saver import store
 
 NAMES = ("one", "two", "three")
-ON_THE_WAY = ["enqueue", "claim", "append", "beat", "finish", "checkpoint_put", "checkpoint_writes", "checkpoint_load"]
+ON_THE_WAY = [
+    "enqueue", "claim", "append", "beat", "finish", "page", "checkpoint_put", "checkpoint_writes", "checkpoint_load",
+]  # fmt: skip
 
 
 class Loss:
