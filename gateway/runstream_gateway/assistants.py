@@ -249,7 +249,7 @@ class Assistants:
                 400, 413: this cannot be stored.
             InvalidRequest: the same.
         """
-        assistant_id = await self._own(name_or_id, allowed)
+        assistant_id = await self.own(name_or_id, allowed)
         if "graph_id" in changes:
             self._check_graph(changes["graph_id"])
 
@@ -305,7 +305,7 @@ class Assistants:
         Raises:
             ApiError: 404, there is no such assistant; 409, it is a system assistant.
         """
-        assistant_id = await self._own(name_or_id, allowed)
+        assistant_id = await self.own(name_or_id, allowed)
         if not await self._documents.delete(assistant_id):
             raise not_found("assistant", assistant_id)
 
@@ -387,8 +387,12 @@ class Assistants:
         document = await self._documents.get(assistant_id)
         return None if document is None else _latest(document)
 
-    async def _own(self, name_or_id: str, allowed: Allowed) -> str:
-        """The id of an assistant that may be changed, be its graph here or not."""
+    async def own(self, name_or_id: str, allowed: Allowed) -> str:
+        """Return the id of an assistant that may be changed, be its graph here or not.
+
+        Raises:
+            ApiError: 404, there is none that the caller may see; 409, it is a system assistant; 422, it is no id.
+        """
         system = self._system_one(name_or_id)
         if system is not None:
             _check_seen(vars(system), name_or_id, allowed)

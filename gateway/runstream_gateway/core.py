@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -13,12 +13,13 @@ from langgraph_sdk import Auth
 from redis.exceptions import RedisError
 
 from runstream import Client, ClientSettings, InvalidRequest
-from runstream.apikeys import ApiKeys
+from runstream.apikeys import STORAGE_LIMIT_NAMES, ApiKeys
 from runstream.deliveries import Deliveries
 from runstream_gateway.assistants import ASSISTANT_TTL, Assistants
+from runstream_gateway.auth.caller import NO_LIMITS, Limits
 from runstream_gateway.auth.guard import Guard, OpenGuard
 from runstream_gateway.auth.handlers import HandlersGuard
-from runstream_gateway.auth.keys import KeysGuard
+from runstream_gateway.auth.keys import KEY_LIMITS, KeysGuard
 from runstream_gateway.auth.limits import Limiter
 from runstream_gateway.auth.tokens import GuardKind, ReadTokens, TokenGuard
 from runstream_gateway.evictions import Evictions
@@ -29,6 +30,7 @@ from runstream_gateway.loopback import TrustingGuard
 from runstream_gateway.runs import Runs
 from runstream_gateway.settings import GatewaySettings
 from runstream_gateway.states import States
+from runstream_gateway.storage import DEFAULT_BYTES, STORAGE_LIMITS, Storage
 from runstream_gateway.streaming import OpenStreams
 from runstream_gateway.threads import Threads
 from runstream_gateway.turns import Turns
@@ -55,7 +57,8 @@ class Gateway:
         client: producer and consumer of all runs.
         graphs: those that it can show the state of, by name.
         states, threads, runs, assistants: what it serves.
-        guard: says who calls and what they may do; `limiter` holds them to how much; `tokens` makes read tokens.
+        guard: says who calls and what they may do; `tokens` makes read tokens.
+        limiter, storage: hold callers to how much they may do, and keep.
         feedback: makes links for feedback on runs, and keeps it.
         courier: tells others of the ends of runs.
         streams: those that are open in this process.
@@ -72,6 +75,7 @@ class Gateway:
     assistants: Assistants
     guard: Guard
     limiter: Limiter
+    storage: Storage
     tokens: ReadTokens
     feedback: Feedback
     courier: Courier
@@ -141,7 +145,10 @@ async def open_gateway(
             assistants=Assistants(
                 client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane, show_errors=settings.show_errors
             ),
-            guard=TrustingGuard(_guard(client, tokens, auth, guard_kind)),
+            guard=TrustingGuard(
+                _guard(client, tokens, auth, guard_kind, await _limits(client, settings, guard_kind))
+            ),
+            storage=Storage(client.usage, ttl=settings.thread_ttl, assistant_ttl=ASSISTANT_TTL),
             limiter=limiter,
             tokens=tokens,
             feedback=feedback,
@@ -210,11 +217,21 @@ def _guard_kind(auth: Auth | None, *, api_keys: bool) -> GuardKind:
     return "keys" if api_keys else "open"
 
 
-def _guard(client: Client, tokens: ReadTokens, auth: Auth | None, kind: GuardKind) -> Guard:
+async def _limits(client: Client, settings: GatewaySettings, kind: GuardKind) -> Limits:
+    """What callers may do and keep by default: not more than half of what Redis may have, where that is known."""
+    base = KEY_LIMITS if kind == "keys" else NO_LIMITS
+    storage = {name: getattr(STORAGE_LIMITS, name) for name in STORAGE_LIMIT_NAMES}
+    if "stored_bytes" not in settings.limits and (room := await client.usage.room()) is not None:
+        storage["stored_bytes"] = min(room // 2, DEFAULT_BYTES)
+    numbers: dict[str, Any] = {**storage, **settings.limits}
+    return replace(base, **numbers)
+
+
+def _guard(client: Client, tokens: ReadTokens, auth: Auth | None, kind: GuardKind, limits: Limits) -> Guard:
     """Who is asked what a caller may do: a project's own handlers, or the holder of the keys, or nobody."""
     if auth is not None:
-        return TokenGuard(tokens, HandlersGuard(auth))
+        return TokenGuard(tokens, HandlersGuard(auth, limits=limits))
     if kind == "keys":
-        keys = KeysGuard(ApiKeys(client))
+        keys = KeysGuard(ApiKeys(client), limits=limits)
         return TokenGuard(tokens, keys, vouch=keys.vouch)
-    return TokenGuard(tokens, OpenGuard())
+    return TokenGuard(tokens, OpenGuard(limits))

@@ -91,6 +91,8 @@ class GatewaySettings:
         webhook_first_wait: between the first two tries; each later wait is two and a half times as long.
         webhook_timeout: how long a try may take.
         cors: who may call from a browser.
+        limits: what callers may do and keep who have no limit of their own for it, by the names of API keys' limits;
+            None is no limit.
     """
 
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)
@@ -118,6 +120,7 @@ class GatewaySettings:
     webhook_first_wait: float = 5.0
     webhook_timeout: float = 10.0
     cors: Cors = field(default_factory=Cors)
+    limits: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def keeps_own(self) -> bool:

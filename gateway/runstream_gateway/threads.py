@@ -13,7 +13,8 @@ from runstream_gateway.access import Allowed
 from runstream_gateway.containment import Containment
 from runstream_gateway.copying import copy_state
 from runstream_gateway.errors import ApiError, not_found
-from runstream_gateway.ids import iso, new_id, now
+from runstream_gateway.ids import iso, now
+from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.lane import Lane
 from runstream_gateway.marks import shown_metadata
 from runstream_gateway.metadata import check_metadata
@@ -80,10 +81,11 @@ class Threads:
 
     async def create(
         self,
-        thread_id: str | None,
+        thread_id: str,
         metadata: Mapping[str, Any],
         allowed: Allowed,
         *,
+        is_own_id: bool = False,
         if_exists: Literal["raise", "do_nothing"] = "raise",
         supersteps: Sequence[Mapping[str, Any]] = (),
         after_failure: bool = False,
@@ -91,9 +93,10 @@ class Threads:
         """Write a new thread.
 
         Args:
-            thread_id: its id; made when left out.
+            thread_id: its id.
             metadata: what is known of it.
             allowed: which threads the caller may see.
+            is_own_id: the id was made by the gateway, so nothing can be there under it.
             if_exists: what to do where there is one of this id; `do_nothing` gives that one, as it is.
             supersteps: the states that it had elsewhere.
             after_failure: whether the state that it is about to get is that of a run which failed. There are tasks
@@ -104,9 +107,8 @@ class Threads:
                 404, 422: the supersteps are not the graph's, and nothing of the thread is left; 422, too much metadata.
         """
         check_metadata(metadata)
-        if thread_id is not None and await self._is_anothers(thread_id, allowed):
+        if not is_own_id and await self._is_anothers(thread_id, allowed):
             raise ApiError(409, f"thread {thread_id!r} not found")
-        thread_id = thread_id or new_id()
         at = now()
         data: dict[str, Any] = {"created_at": at, "updated_at": at, "metadata": dict(metadata), "config": {}}
         if after_failure:
@@ -192,15 +194,31 @@ class Threads:
             await self._states.saver.adelete_thread(thread_id)
         await self._documents.delete(thread_id)
 
-    async def copy(self, thread_id: str, allowed: Allowed, metadata: Mapping[str, Any]) -> Document:
-        """A new thread with the state and the metadata of another; there is none where its state cannot be copied.
+    async def size(self, thread_id: str, allowed: Allowed) -> int:
+        """Return how many bytes a thread takes, with its states.
+
+        Raises:
+            ApiError: 404, there is none, or it is not the caller's.
+        """
+        known = await self.get(thread_id, allowed)
+        return len(dumps(known.data)) + await self._states.size(thread_id)
+
+    async def copy(self, thread_id: str, allowed: Allowed, metadata: Mapping[str, Any], copy_id: str) -> Document:
+        """Make a new thread with the state and the metadata of another; none where its state cannot be copied.
+
+        Args:
+            thread_id: the thread that is copied.
+            allowed: which threads the caller may see.
+            metadata: what the new one's is to have besides.
+            copy_id: the id of the new one, made by the gateway.
 
         Raises:
             ApiError: 404, there is none, or it is not the caller's.
         """
         known = await self.get(thread_id, allowed)
         has_failed = await self._has_failed(known)
-        copied = await self.create(None, {**known.data["metadata"], **metadata}, allowed, after_failure=has_failed)
+        kept = {**known.data["metadata"], **metadata}
+        copied = await self.create(copy_id, kept, allowed, is_own_id=True, after_failure=has_failed)
         if self._states.saver is not None:
             try:
                 await copy_state(self._states.saver, thread_id, copied.id)

@@ -25,7 +25,8 @@ from runstream.errors import InvalidRequest
 from runstream.settings import check_number
 
 KEY_PREFIX = "rs_"
-LIMIT_NAMES = ("request_bytes", "streams", "runs", "rate", "burst")
+STORAGE_LIMIT_NAMES = ("stored_bytes", "thread_bytes", "threads", "assistants", "kept_runs", "webhooks")
+LIMIT_NAMES = ("request_bytes", "streams", "runs", "rate", "burst", *STORAGE_LIMIT_NAMES)
 
 _KIND = "api_key"
 _UNUSED_FOR = 400 * 24 * 3600.0
@@ -93,7 +94,7 @@ class ApiKeys:
                 raise InvalidRequest(field, f"{text!r} must be 1 to 200 characters, none of them a control character")
         if days is not None:
             check_number("days", days, least=0.0001, most=_MOST_DAYS)
-        said = _checked(limits or {})
+        said = check_limits(limits or {})
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         hashed, now = _hash(key), time.time()
         expires = None if days is None else now + days * 86400
@@ -172,7 +173,12 @@ def _read(document: Document) -> ApiKey:
     )
 
 
-def _checked(limits: Mapping[str, float | None]) -> dict[str, float | None]:
+def check_limits(limits: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return limits by the names in `LIMIT_NAMES`.
+
+    Raises:
+        InvalidRequest: a name is none of these, or a number is out of its range.
+    """
     for name, value in limits.items():
         if name not in LIMIT_NAMES:
             raise InvalidRequest("limits", f"{name!r} is no limit; they are {', '.join(LIMIT_NAMES)}")

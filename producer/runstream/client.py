@@ -43,6 +43,7 @@ from runstream.settled import Settling
 from runstream.spoken import Retraction, SpokenText, Text
 from runstream.stream import EventStream
 from runstream.tail import Tails
+from runstream.usage import Usage
 from runstream.voids import Voids
 from runstream.waiting import Waiting, WaitingRuns
 
@@ -709,6 +710,11 @@ class Client:
     def quotas(self) -> Quotas:
         """Counts what the callers of a service in front of runstream do, with this client's connections."""
         return Quotas(self._redis, self._keys, self._scripts, self._call)
+
+    @property
+    def usage(self) -> Usage:
+        """Counts what the owners of a service in front of runstream keep, with this client's connections."""
+        return Usage(self._redis, self._keys, self._scripts, self._call)
 
 
 async def _first(runs: AsyncIterator[RunInfo], limit: int, status: Status | None = None) -> list[RunInfo]:

@@ -188,6 +188,14 @@ class Keys:
         """Sorted set: what somebody has of a limited kind, such as open streams, by the time in ms until when."""
         return f"{self.tag}:places:{kind}:{subject}"
 
+    def stored(self, subject: str) -> str:
+        """Sorted set: what an owner keeps (`<kind>:<id>`) by its bytes, and the sums of it (`#bytes`, `#<kind>`)."""
+        return f"{self.tag}:stored:{subject}"
+
+    def reserved(self, subject: str) -> str:
+        """Sorted set: what an owner is about to write (`<kind>:<id>`) by the time in ms until which it counts so."""
+        return f"{self.tag}:reserved:{subject}"
+
     def wake(self, reader_id: str) -> str:
         """Stream: written by a reading process to wake its own blocked read."""
         return f"{self.tag}:wake:{reader_id}"

@@ -22,7 +22,7 @@ from runstream.model import StopAction, Strategy
 
 ScriptName: TypeAlias = Literal[
     "enqueue", "claim", "append", "beat", "finish", "release", "regain", "disown", "stop", "reap",
-    "document", "forget", "page", "spend", "hold", "delivery", "attend",
+    "document", "forget", "page", "spend", "hold", "account", "delivery", "attend",
 ]  # fmt: skip
 Argument: TypeAlias = str | bytes | int
 Cause: TypeAlias = Literal["drained", "fault"]
@@ -462,6 +462,23 @@ class Scripts:
         """Give somebody's things places, if there are as many; `held` and `known` are in ms."""
         reply = await self._run("hold", [self._keys.places(kind, subject)], [most, held, known, *names])
         return bool(_text(reply[0]) == "ok")
+
+    async def account(
+        self,
+        what: Literal["add", "look", "forget"],
+        subject: str,
+        items: Sequence[tuple[str, str, int, int | None, int | None]],
+        *,
+        ttl: int = 0,
+        reserved: int = 0,
+        most: int = -1,
+    ) -> tuple[Any, int, int] | None:
+        """Count what an owner keeps; of `add`, what there is no room for: its kind, how much there is, and may be."""
+        args: list[Argument] = [what, ttl, reserved, most]
+        for kind, id_, more, *limits in items:
+            args += [kind, id_, more, *(-1 if limit is None else limit for limit in limits)]
+        reply = await self._run("account", [self._keys.stored(subject), self._keys.reserved(subject)], args)
+        return None if _text(reply[0]) == "ok" else (_text(reply[1]), int(reply[2]), int(reply[3]))
 
     async def put_delivery(
         self, delivery_id: str, which: str, holder: str, *, wait: int, ttl: int, fields: Mapping[str, str]

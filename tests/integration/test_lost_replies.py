@@ -103,7 +103,7 @@ async def sha_of(name: str, redis: Redis) -> str:
 def test_every_script_that_a_worker_or_a_client_calls_is_among_these() -> None:
     called = {*get_args(ScriptName), "checkpoint_put", "checkpoint_writes", "checkpoint_load"}
     # What disown does a second time is told in tests/contract/test_forgotten.py.
-    of_gateways = {"document", "spend", "hold", "delivery", "attend"}
+    of_gateways = {"document", "spend", "hold", "account", "delivery", "attend"}
     assert called == {*ON_THE_WAY, "release", "stop", "reap", "disown", "forget", *of_gateways}
 
 

@@ -23,6 +23,10 @@ class Limits:
         runs: how many runs may be there that have not ended.
         rate: how many requests a second, in the long run, on all gateways together.
         burst: how many requests at once, after a rest; as many as in a second when left out.
+        stored_bytes: how many bytes of threads, assistants, runs and webhooks may be kept.
+        thread_bytes: how many of these a single thread may have.
+        threads, assistants, kept_runs: how many may be kept; of runs, those that have ended, too.
+        webhooks: how many may be kept that have not been taken.
     """
 
     request_bytes: int | None = None
@@ -30,6 +34,12 @@ class Limits:
     runs: int | None = None
     rate: float | None = None
     burst: int | None = None
+    stored_bytes: int | None = None
+    thread_bytes: int | None = None
+    threads: int | None = None
+    assistants: int | None = None
+    kept_runs: int | None = None
+    webhooks: int | None = None
 
 
 NO_LIMITS = Limits()

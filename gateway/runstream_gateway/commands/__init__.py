@@ -76,6 +76,15 @@ runstream gateway --config langgraph.json --redis redis://redis:6379/0 --host 0.
         help="a host, address or network that webhooks may go to although it is not public; may be repeated; "
         "else RUNSTREAM_WEBHOOK_ALLOW, with commas",
     )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        type=keys.limit,
+        default=[],
+        metavar="NAME=N",
+        help="what callers may do or keep who have no limit of their own, such as stored_bytes=1073741824 or "
+        "threads=none; may be repeated; the names are those of `runstream keys create`",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL")
 
 

@@ -75,6 +75,7 @@ def _serve(args: argparse.Namespace, output: Output, parent: Parent | None) -> i
         cors=project.cors,
         webhooks="webhooks" not in project.disabled,
         webhook_allow=_webhook_allow(args),
+        limits=dict(args.limit),
         webhook_secret=os.environ.get("RUNSTREAM_WEBHOOK_SECRET") or None,
     )
 

@@ -16,6 +16,7 @@ from runstream.cli.exits import CommandError, Exit
 from runstream.cli.render import fields, table
 from runstream.cli.session import with_client
 from runstream.cli.terminal import Output
+from runstream.usage import owner_subject
 
 _HELPS = {
     "request_bytes": "largest body of a request",
@@ -23,6 +24,12 @@ _HELPS = {
     "runs": "runs that have not ended",
     "rate": "requests a second, in the long run",
     "burst": "requests at once",
+    "stored_bytes": "bytes that its owner keeps",
+    "thread_bytes": "bytes of a single thread",
+    "threads": "threads that its owner keeps",
+    "assistants": "assistants that its owner keeps",
+    "kept_runs": "runs that its owner keeps, also those that have ended",
+    "webhooks": "webhooks that have not been taken",
 }
 _HEAD = ("ID", "NAME", "OWNER", "MADE", "ENDS", "LIMITS")
 
@@ -41,7 +48,7 @@ def add(commands: Commands) -> None:
         example="""
 runstream keys create backend
 runstream keys create alice --owner alice@example.com --expires 30 --streams 20 --rate 5
-runstream keys create batch --runs none""",
+runstream keys create batch --runs none --stored-bytes 1073741824""",
     )
     create.add_argument("key_name", metavar="NAME", help="what it is for")
     create.add_argument(
@@ -54,6 +61,20 @@ runstream keys create batch --runs none""",
         option = f"--{name.replace('_', '-')}"
         limits.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=_HELPS[name])
     keys.add("list", with_client(_list), about="list the keys", example="runstream keys list")
+    show = keys.add(
+        "show",
+        with_client(_show),
+        about="show a key, and what its owner keeps of what is limited",
+        example="runstream keys show 3f2a90c1d4e5b6a7980c1d2e",
+    )
+    show.add_argument("key_id", metavar="ID")
+    usage = keys.add(
+        "usage",
+        with_client(_usage),
+        about="show what a user of a project's own handlers keeps, or all who call a gateway that asks nobody",
+        example="runstream keys usage\nrunstream keys usage alice@example.com",
+    )
+    usage.add_argument("owner", metavar="OWNER", nargs="?", default="", help="the identity; else callers without one")
     revoke = keys.add(
         "revoke",
         with_client(_revoke),
@@ -88,6 +109,34 @@ async def _list(args: argparse.Namespace, client: Client, output: Output) -> int
     for line in table([_row(key) for key in found], _HEAD, output):
         output.line(line)
     return Exit.OK
+
+
+async def _show(args: argparse.Namespace, client: Client, output: Output) -> int:
+    key = await ApiKeys(client).get(args.key_id)
+    if key is None:
+        raise CommandError(f"there is no key {args.key_id}; `runstream keys list` shows their ids", Exit.NOT_FOUND)
+    use = asdict(await client.usage.measure(owner_subject(key.owner)))
+    if not output.pretty:
+        output.json({**_told(key), "use": use})
+        return Exit.OK
+    about = {"id": key.id, "name": key.name, "owner": key.owner, "made": _when(key.created_at)}
+    for line in fields({**about, "ends": _when(key.expires_at), "limits": _limits(key.limits), **_use(use)}, output):
+        output.line(line)
+    return Exit.OK
+
+
+async def _usage(args: argparse.Namespace, client: Client, output: Output) -> int:
+    use = asdict(await client.usage.measure(owner_subject(args.owner)))
+    if not output.pretty:
+        output.json({"owner": args.owner, "use": use})
+        return Exit.OK
+    for line in fields(_use(use), output):
+        output.line(line)
+    return Exit.OK
+
+
+def _use(use: Mapping[str, int]) -> dict[str, str]:
+    return {name: f"{count:,}" for name, count in use.items()}
 
 
 async def _revoke(args: argparse.Namespace, client: Client, output: Output) -> int:
@@ -125,6 +174,19 @@ def _days(text: str) -> float:
     if not 0 < days <= 400:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of days, up to 400")
     return days
+
+
+def limit(text: str) -> tuple[str, float | None]:
+    """Read a limit such as `threads=1000`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    name, _, number = text.partition("=")
+    name = name.replace("-", "_")
+    if name not in LIMIT_NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=N with a NAME of {', '.join(LIMIT_NAMES)}")
+    return name, (_rate if name == "rate" else _count)(number)
 
 
 def _count(text: str) -> int | None:

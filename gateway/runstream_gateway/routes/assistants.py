@@ -29,6 +29,7 @@ from runstream_gateway.auth.caller import Filter
 from runstream_gateway.bounded_list import BoundedList
 from runstream_gateway.errors import ApiError
 from runstream_gateway.graph_views import drawing, schemas, subgraphs
+from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access, Accessing, Json, paged, selected
 from runstream_gateway.routes.strict import StrictRoute
 from runstream_gateway.shapes import REFUSALS
@@ -78,7 +79,9 @@ async def create(access: Accessing, body: CreateAssistant) -> Response:
     value = {"metadata": {}, **given, "assistant_id": assistant_id, "if_exists": if_exists}
     allowed = await access.to("assistants", "create", value)
     settled = Settled(**{**given, "metadata": value.get("metadata") or {}})
-    created = await access.gateway.assistants.create(settled, allowed, assistant_id=assistant_id, if_exists=if_exists)
+    new = new_id() if assistant_id is None else check_uuid(assistant_id, "assistant_id")
+    async with access.storing("assistant", new, given, value["metadata"]):
+        created = await access.gateway.assistants.create(settled, allowed, assistant_id=new, if_exists=if_exists)
     return Json(created.to_json())
 
 
@@ -95,7 +98,10 @@ async def patch(assistant_id: str, body: ChangeAssistant, access: Accessing) -> 
     value = {"metadata": {}, **changes, "assistant_id": assistant_id}
     allowed = await access.to("assistants", "update", value)
     changes["metadata"] = value.get("metadata") or {}
-    return Json((await access.gateway.assistants.change(assistant_id, allowed, changes)).to_json())
+    own_id = await access.gateway.assistants.own(assistant_id, allowed)
+    async with access.storing("assistant", own_id, changes):
+        changed = await access.gateway.assistants.change(assistant_id, allowed, changes)
+    return Json(changed.to_json())
 
 
 @router.delete("/{assistant_id}", status_code=204, summary="Delete an assistant")
@@ -107,6 +113,7 @@ async def delete(
     """Remove an assistant with all its versions. A graph's own assistant cannot be removed."""
     allowed = await access.to("assistants", "delete", {"assistant_id": assistant_id})
     await access.gateway.assistants.delete(assistant_id, allowed)
+    await access.gateway.storage.removed(access.caller, "assistant", check_uuid(assistant_id, "assistant_id"))
     return Response(status_code=204)
 
 

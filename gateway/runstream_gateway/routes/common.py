@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from runstream.usage import Kind
 from runstream_gateway.auth.caller import Caller, Filter
 from runstream_gateway.auth.calling import set_caller
 from runstream_gateway.auth.guard import Action, Resource
@@ -110,6 +111,14 @@ class Access:
         except BaseException:
             await slot.aclose()
             raise
+
+    def storing(self, kind: Kind, item_id: str, *values: Any) -> AbstractAsyncContextManager[None]:
+        """Count that a thing is to be written, or to become larger by these values, in the block.
+
+        Raises:
+            ApiError: 403, the caller keeps too much.
+        """
+        return self.gateway.storage.adding(self.caller, (kind, item_id, sum(len(dumps(value)) for value in values)))
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn to read much, and hold it as long as the block lasts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,13 @@ from redis.exceptions import RedisError
 
 from runstream import Document, Run, RunstreamError
 from runstream.request import PreparedRun
+from runstream.usage import Kind
 from runstream_gateway.access import Allowed
 from runstream_gateway.assistants import Assistant
 from runstream_gateway.bodies import RunCreate, StatelessRunCreate
 from runstream_gateway.errors import ApiError, not_found
 from runstream_gateway.ids import check_uuid, new_id
+from runstream_gateway.jsonbytes import dumps
 from runstream_gateway.routes.common import Access
 from runstream_gateway.runs import new_run_json
 from runstream_gateway.submit import Submission, named_checkpoint, run_spec
@@ -179,7 +181,12 @@ async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
     gateway = access.gateway
     gateway.streams.check_open()
     run_ids = [plan.submission.run_id for plan in plans]
-    async with gateway.limiter.runs(access.caller, run_ids), AsyncExitStack() as expected:
+    kept = [item for plan in plans for item in _kept(plan)]
+    async with (
+        gateway.limiter.runs(access.caller, run_ids),
+        gateway.storage.adding(access.caller, *kept),
+        AsyncExitStack() as expected,
+    ):
         threads = [await _existing_thread(access, plan) for plan in plans]
         for plan in plans:
             expecting = gateway.courier.expecting(
@@ -191,6 +198,16 @@ async def _enqueued(access: Access, plans: Sequence[_Plan]) -> list[Created]:
         if thread is not None:
             await _tell_thread(access, plan, thread)
     return [Created(run, plan.prepared) for run, plan in zip(runs, plans, strict=True)]
+
+
+def _kept(plan: _Plan) -> Iterator[tuple[Kind, str, int]]:
+    """What a run adds to what the caller keeps: its record, its thread where that is new, its webhook."""
+    submission, prepared = plan.submission, plan.prepared
+    yield "run", submission.run_id, len(prepared.request_json) + len(prepared.metadata_json)
+    if (thread := submission.thread) is not None:
+        yield "thread", thread.id, 0 if thread.version > 0 else len(dumps(thread.data))
+    if (webhook := submission.body.webhook) is not None:
+        yield "webhook", submission.run_id, len(webhook)
 
 
 async def _existing_thread(access: Access, plan: _Plan) -> Document | None:

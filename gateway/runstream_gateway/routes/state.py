@@ -57,7 +57,10 @@ async def update(thread_id: ThreadId, body: StateUpdate, access: Accessing) -> R
     if graph is None:
         raise ApiError(400, f"thread {thread_id!r} has had no run yet, so that its graph is not known")
     checkpoint = _checkpoint(body.checkpoint, body.checkpoint_id)
-    written = await gateway.states.update(graph, thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint)
+    async with access.storing("thread", thread_id, body.values):
+        written = await gateway.states.update(
+            graph, thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint
+        )
     await gateway.threads.change(thread_id, allowed, {}, known=thread)
     return Json({"checkpoint": written, "configurable": written, "checkpoint_id": written.get("checkpoint_id")})
 

@@ -13,7 +13,7 @@ from runstream_gateway.auth.guard import Action
 from runstream_gateway.bodies import ThreadCount, ThreadCreate, ThreadPatch, ThreadPrune, ThreadSearch
 from runstream_gateway.bounded_list import BoundedList, check_paths
 from runstream_gateway.errors import ApiError
-from runstream_gateway.ids import check_uuid
+from runstream_gateway.ids import check_uuid, new_id
 from runstream_gateway.routes.common import Access, Accessing, Json, ThreadId, paged, query_list, selected
 from runstream_gateway.routes.runs import Settled
 from runstream_gateway.routes.strict import StrictRoute
@@ -29,17 +29,21 @@ router = APIRouter(prefix="/threads", tags=["threads"], responses=REFUSALS, rout
 async def create(access: Accessing, body: Annotated[ThreadCreate | None, Body()] = None) -> Response:
     """A new thread. Where there is one of this id, that is refused, or it is the answer (`if_exists`)."""
     body = body or ThreadCreate()
-    thread_id = None if body.thread_id is None else check_uuid(body.thread_id, "thread_id")
-    value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {}), "if_exists": body.if_exists}
+    given_id = None if body.thread_id is None else check_uuid(body.thread_id, "thread_id")
+    value: dict[str, Any] = {"thread_id": given_id, "metadata": dict(body.metadata or {}), "if_exists": body.if_exists}
     allowed = await access.to("threads", "create", value)
     threads = access.gateway.threads
-    created = await threads.create(
-        thread_id,
-        value["metadata"],
-        allowed,
-        if_exists=body.if_exists or "raise",
-        supersteps=[step.model_dump() for step in body.supersteps or ()],
-    )
+    thread_id = given_id or new_id()
+    supersteps = [step.model_dump() for step in body.supersteps or ()]
+    async with access.storing("thread", thread_id, value["metadata"], supersteps):
+        created = await threads.create(
+            thread_id,
+            value["metadata"],
+            allowed,
+            is_own_id=given_id is None,
+            if_exists=body.if_exists or "raise",
+            supersteps=supersteps,
+        )
     is_new = created.version == 1 and not body.supersteps and body.if_exists != "do_nothing"
     return Json(threads.new_view(created) if is_new else await threads.view(created))
 
@@ -87,8 +91,10 @@ async def prune(access: Accessing, body: ThreadPrune) -> Response:
         try:
             if body.strategy == "delete":
                 await threads.delete(thread_id, allowed)
+                await access.gateway.storage.removed(access.caller, "thread", thread_id)
             else:
                 await threads.prune(thread_id, allowed)
+                await access.gateway.storage.shrunk(access.caller, "thread", thread_id)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -118,10 +124,13 @@ async def patch(
     thread_id = check_uuid(thread_id, "thread_id")
     value: dict[str, Any] = {"thread_id": thread_id, "metadata": dict(body.metadata or {})}
     allowed = await access.to("threads", "update", value)
-    changed = await access.gateway.threads.change(thread_id, allowed, value["metadata"])
+    threads = access.gateway.threads
+    known = await threads.get(thread_id, allowed)
+    async with access.storing("thread", thread_id, value["metadata"]):
+        changed = await threads.change(thread_id, allowed, value["metadata"], known=known)
     if prefer == "return=minimal":
         return Response(status_code=204)
-    return Json(await access.gateway.threads.view(changed))
+    return Json(await threads.view(changed))
 
 
 @router.delete("/{thread_id}", status_code=204, summary="Delete a thread")
@@ -129,6 +138,7 @@ async def delete(thread_id: ThreadId, access: Accessing) -> Response:
     """Remove a thread with its runs and its state; runs that go on are stopped first."""
     thread_id, allowed = await thread_access(access, thread_id, "delete")
     await access.gateway.threads.delete(thread_id, allowed)
+    await access.gateway.storage.removed(access.caller, "thread", thread_id)
     return Response(status_code=204)
 
 
@@ -138,8 +148,11 @@ async def copy(thread_id: ThreadId, access: Accessing) -> Response:
     thread_id, allowed = await thread_access(access, thread_id, "read")
     value: dict[str, Any] = {"metadata": {}}
     await access.to("threads", "create", value)
-    threads = access.gateway.threads
-    return Json(await threads.view(await threads.copy(thread_id, allowed, value["metadata"])))
+    threads, copy_id = access.gateway.threads, new_id()
+    size = await threads.size(thread_id, allowed)
+    async with access.gateway.storage.adding(access.caller, ("thread", copy_id, size)):
+        copied = await threads.copy(thread_id, allowed, value["metadata"], copy_id)
+    return Json(await threads.view(copied))
 
 
 @router.get("/{thread_id}/stream", response_class=Response, responses=EVENTS, summary="Stream a thread")
