@@ -145,9 +145,7 @@ async def open_gateway(
             assistants=Assistants(
                 client.documents("assistant", ttl=ASSISTANT_TTL), graphs, lane, show_errors=settings.show_errors
             ),
-            guard=TrustingGuard(
-                _guard(client, tokens, auth, guard_kind, await _limits(client, settings, guard_kind))
-            ),
+            guard=TrustingGuard(_guard(client, tokens, auth, guard_kind, await _limits(client, settings, guard_kind))),
             storage=Storage(client.usage, ttl=settings.thread_ttl, assistant_ttl=ASSISTANT_TTL),
             limiter=limiter,
             tokens=tokens,
