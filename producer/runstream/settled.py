@@ -64,14 +64,13 @@ class Settling:
     def _hold(self, event: Event) -> None:
         if self._kept_up_to is not None:
             return
-        has_room = not self._held or self._bytes + event.size <= self._limit_bytes
-        if (has_room and len(self._held) < self._limit) or self._is_settled(EventId.of(event.id)):
+        # A gap has the id of the event behind it, so both are held or neither is.
+        is_first = not self._held or self._held[-1].mode == "gap"
+        has_room = len(self._held) < self._limit and self._bytes + event.size <= self._limit_bytes
+        if is_first or has_room or self._is_settled(EventId.of(event.id)):
             self._held.append(event)
             self._bytes += event.size
             return
-        # A gap has the id of the event behind it: both are read again.
-        while self._held[-1].mode == "gap":
-            self._held.pop()
         self._kept_up_to = EventId.of(self._held[-1].id)
 
     def _release(self) -> list[Event]:

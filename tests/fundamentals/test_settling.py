@@ -27,7 +27,7 @@ def stories(draw: st.DrawFn) -> tuple[list[Event], list[tuple[int, EventId]]]:
         tasks = [f"{attempt}{name}" for name in "abcdefgh"]
         for seq in range(1, draw(st.integers(0, 8)) + 1):
             task = draw(st.sampled_from(tasks[:3]))
-            events.append(Event(f"{attempt}-{seq}", "custom", (), seq, None, task))
+            events.append(Event(f"{attempt}-{seq}", "custom", (), seq, None, task, size=draw(st.integers(0, 9))))
             unsettled[events[-1].id] = task
             if draw(st.booleans()):
                 saved = draw(st.sampled_from(sorted(set(unsettled.values()))))
@@ -40,14 +40,14 @@ def stories(draw: st.DrawFn) -> tuple[list[Event], list[tuple[int, EventId]]]:
     return events, marks
 
 
-@given(stories(), st.integers(1, 6), st.integers(0, 20))
+@given(stories(), st.integers(1, 6), st.integers(1, 30), st.integers(0, 20))
 def test_what_stands_is_released_once_and_in_order(
-    story: tuple[list[Event], list[tuple[int, EventId]]], limit: int, hurry: int
+    story: tuple[list[Event], list[tuple[int, EventId]]], limit: int, limit_bytes: int, hurry: int
 ) -> None:
     events, marks = story
     gone = {one.id for event in events if (voids := Voids.of(event)) for one in events if voids.covers(one)}
     released: list[Event] = []
-    settling, at = Settling(limit), 0
+    settling, at = Settling(limit, limit_bytes), 0
     while at < len(events):
         released += settling.take(events[at])
         at += 1
