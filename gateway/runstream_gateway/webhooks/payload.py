@@ -72,7 +72,8 @@ class Payloads:
         except RunFailedError:
             pass
         try:
-            state = await self._states.get(info.graph, info.thread_id)
+            request = await self._client.request(info.run_id)
+            state = await self._states.of_run(info, request.output_keys)
         except ApiError:  # This gateway does not have the graph.
             return None
         return state["values"]
