@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import secrets
+import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -101,13 +102,18 @@ async def _redis(ground: Ground) -> AsyncIterator[_Place]:
         yield _Place("Redis", saver, size)
 
 
+def _size_of(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return database.stat().st_size
+
+
 @asynccontextmanager
 async def _sqlite() -> AsyncIterator[_Place]:
     with await asyncio.to_thread(tempfile.TemporaryDirectory) as folder:
 
         async def size() -> int:
-            await cast("Any", saver).conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return (Path(folder) / "threads.db").stat().st_size
+            return await asyncio.to_thread(_size_of, Path(folder) / "threads.db")
 
         async with open_checkpointer(f"sqlite:///{folder}/threads.db") as saver:
             assert saver is not None  # noqa: S101 - None is what no URL gives

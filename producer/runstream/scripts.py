@@ -408,6 +408,11 @@ class Scripts:
         more, entries = await self._run("page", [self._keys.events(run_id)], [start, end, most, most_bytes])
         return bool(more), entries
 
+    async def plain_page(self, run_id: str, start: str, end: str, *, most: int) -> list[tuple[bytes, list[bytes]]]:
+        """Read entries of a run's stream without a script: as many, however large they are."""
+        reply = await cast("Any", self._redis).xrange(self._keys.events(run_id), start, end, count=most)
+        return [(event_id, [part for pair in fields.items() for part in pair]) for event_id, fields in reply]
+
     async def events(self, run_id: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """All entries of a run's stream: id and fields of each."""
         found: list[tuple[bytes, Mapping[bytes, bytes]]] = []

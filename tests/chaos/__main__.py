@@ -23,6 +23,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two faults, on average (1)")
     parser.add_argument("--lease", type=float, default=3.0, help="of the workers, in seconds (3)")
     parser.add_argument("--power-cuts", action="store_true", help="let Redis lose what it has acknowledged, too")
+    parser.add_argument("--failovers", action="store_true", help="fail over to a replica that is behind, too")
+    parser.add_argument(
+        "--appendfsync", choices=("always", "everysec", "no"), default="always", help="of Redis (always)"
+    )
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that do nothing but compute (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--folder", type=Path, help="keep logs and faulty histories here")
     return parser.parse_args(argv)
@@ -40,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         every=arguments.every,
         lease=arguments.lease,
         power_cuts=arguments.power_cuts,
+        failovers=arguments.failovers,
+        appendfsync=arguments.appendfsync,
+        busy=arguments.busy,
     )
     print(chaos, flush=True)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="runstream-chaos-"))

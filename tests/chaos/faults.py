@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from redis.asyncio import Redis
 from tests.chaos.fleet import Fleet, Worker
+from tests.chaos.servers import Servers
 from tests.support.proxy import Proxy
-from tests.support.redis_server import RedisServer
 
 KINDS: Final[Mapping[str, float]] = {
     "kill": 10,
@@ -32,6 +31,8 @@ KINDS: Final[Mapping[str, float]] = {
     "restart redis": 0.5,
 }
 """The faults, and how often one happens among the others."""
+FAIL_OVER: Final = "fail over"
+"""What loses up to a second of what the master has acknowledged, since its replica was behind."""
 POWER_CUT: Final = "cut power"
 """What loses up to a second of what Redis has acknowledged, as when its machine crashes (`appendfsync everysec`)."""
 
@@ -42,7 +43,7 @@ class Fault:
 
     Attributes:
         at: seconds after the beginning.
-        kind: one of `KINDS`, or `POWER_CUT`.
+        kind: one of `KINDS`, `POWER_CUT` or `FAIL_OVER`.
         target: which worker, as a part of their number.
         length: how long it lasts, as a part of the longest time that such a fault lasts.
     """
@@ -53,10 +54,12 @@ class Fault:
     length: float
 
 
-def schedule(seed: int, seconds: float, *, every: float, power_cuts: bool = False) -> Iterator[Fault]:
+def schedule(
+    seed: int, seconds: float, *, every: float, power_cuts: bool = False, failovers: bool = False
+) -> Iterator[Fault]:
     """The faults of so many seconds, one `every` so many on average; the same for the same seed."""
     random = Random(seed)
-    kinds = {**KINDS, **({POWER_CUT: 1.0} if power_cuts else {})}
+    kinds = {**KINDS, **({POWER_CUT: 1.0} if power_cuts else {}), **({FAIL_OVER: 1.0} if failovers else {})}
     at = random.expovariate(1 / every)
     while at < seconds:
         kind = random.choices(list(kinds), weights=list(kinds.values()))[0]
@@ -68,20 +71,19 @@ class Troublemaker:
     """Carries faults out.
 
     Args:
-        server: the Redis.
+        servers: the Redis.
         fleet: starts workers.
         count: how many workers there are.
         lease: of the workers, in seconds.
         readers: the way of some of the readers.
     """
 
-    def __init__(self, server: RedisServer, fleet: Fleet, *, count: int, lease: float, readers: Proxy) -> None:
-        self._server = server
+    def __init__(self, servers: Servers, fleet: Fleet, *, count: int, lease: float, readers: Proxy) -> None:
+        self._servers = servers
         self._fleet = fleet
         self._count = count
         self._lease = lease
         self._readers = readers
-        self._redis_is_up = asyncio.Lock()
         self._slots: list[Worker] = []
         self._replacing = [asyncio.Lock() for _ in range(count)]
         self.done: Counter[str] = Counter()
@@ -102,11 +104,12 @@ class Troublemaker:
             "flush scripts": self._flush_scripts,
             "restart redis": self._restart_redis,
             POWER_CUT: self._cut_power,
+            FAIL_OVER: self._fail_over,
         }
 
     async def start(self) -> None:
         """Start the workers."""
-        started = [self._fleet.start(self._server.url) for _ in range(self._count)]
+        started = [self._fleet.start(self._servers.url) for _ in range(self._count)]
         self._slots = list(await asyncio.gather(*started))
 
     async def make(self, fault: Fault) -> None:
@@ -178,8 +181,8 @@ class Troublemaker:
         await self._slots[slot].ended.wait()
         await self._slots[slot].proxy.__aexit__(None, None, None)
         while True:
-            async with self._redis_is_up:
-                worker = await self._fleet.start(self._server.url)
+            async with self._servers.is_up:
+                worker = await self._fleet.start(self._servers.url)
             if worker.code is None or worker.ready.is_set():
                 self._slots[slot] = worker
                 return
@@ -224,18 +227,16 @@ class Troublemaker:
     # -- Redis ---------------------------------------------------------------------------------------------------------
 
     async def _flush_scripts(self, _: int, __: float) -> None:
-        async with self._redis_is_up, Redis.from_url(self._server.url) as redis:
-            await redis.script_flush()
+        await self._servers.flush_scripts()
 
     async def _restart_redis(self, _: int, length: float) -> None:
-        async with self._redis_is_up:
-            await self._server.kill()
-            await asyncio.sleep(0.1 + length * 2)
-            await self._server.start()
+        self.done["SIGKILL of Redis"] += 1
+        await self._servers.restart(0.1 + length * 2)
 
     async def _cut_power(self, _: int, length: float) -> None:
-        async with self._redis_is_up:
-            written = self._server.written()
-            await asyncio.sleep(length)
-            await self._server.cut_power(written)
-            await self._server.start()
+        self.done["SIGKILL of Redis"] += 1
+        await self._servers.cut_power(length)
+
+    async def _fail_over(self, _: int, length: float) -> None:
+        self.done["SIGKILL of Redis"] += 1
+        await self._servers.fail_over(length)

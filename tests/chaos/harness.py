@@ -10,18 +10,20 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from tests.chaos.faults import Troublemaker, schedule
+from tests.chaos.faults import Fault, Troublemaker, schedule
 from tests.chaos.fleet import Fleet
 from tests.chaos.load import Conversation, Ground, Plan, Verdict
+from tests.chaos.servers import Servers
 from tests.support.oracle import keys_without_end, read_record
 from tests.support.proxy import Proxy
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import Fsync
 
 from runstream import Client, ClientSettings, RunNotFound
 from runstream.keys import Keys
@@ -44,8 +46,12 @@ class Chaos:
         conversations: how many threads are at work at a time.
         every: how often something goes wrong, on average.
         lease: of the workers.
-        power_cuts: whether Redis loses up to a second of what it has acknowledged, now and then. Then readers are not
-            asked, and a run that is not there any more is none: what there is has to be right.
+        power_cuts: whether Redis loses up to a second of what it has acknowledged, now and then. Then a run that is not
+            there any more is none, and settled readers are not asked: what there is has to be right, and what readers
+            hold has to be that.
+        failovers: whether a replica that is behind takes the master's place, now and then: the same.
+        appendfsync: of Redis.
+        busy: how many processes there are that do nothing but compute.
     """
 
     seed: int
@@ -55,6 +61,14 @@ class Chaos:
     every: float = 1.0
     lease: float = 3.0
     power_cuts: bool = False
+    failovers: bool = False
+    appendfsync: Fsync = "always"
+    busy: int = 0
+
+    @property
+    def loses(self) -> bool:
+        """Whether Redis loses what it has acknowledged."""
+        return self.power_cuts or self.failovers
 
 
 @dataclasses.dataclass
@@ -82,7 +96,9 @@ async def let_loose(chaos: Chaos, folder: Path, *, tell: bool = False) -> Report
     settings = ClientSettings(namespace=_NAMESPACE, call_timeout=60, reconnect_timeout=120)
     beat = min(1.0, chaos.lease / 3)
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(RedisServer(folder))
+        for _ in range(chaos.busy):
+            stack.push_async_callback(_end_busy, await _begin_busy(chaos.seconds))
+        server = await stack.enter_async_context(Servers(folder, chaos.appendfsync, with_replica=chaos.failovers))
         way = await stack.enter_async_context(Proxy(server.url))
         urls = (server.url, server.url, server.url, way.url)
         client, *readers = [await stack.enter_async_context(Client(url, settings=settings)) for url in urls]
@@ -100,7 +116,7 @@ async def let_loose(chaos: Chaos, folder: Path, *, tell: bool = False) -> Report
         await stack.enter_async_context(fleet)
         trouble = Troublemaker(server, fleet, count=chaos.workers, lease=chaos.lease, readers=way)
         await trouble.start()
-        ground = Ground(client, readers, redis, Keys(_NAMESPACE), saver, chaos.power_cuts)
+        ground = Ground(client, readers, redis, Keys(_NAMESPACE), saver, server if chaos.loses else None)
         return await _Run(chaos, folder, ground, trouble, fleet, tell=tell).run()
 
 
@@ -146,7 +162,7 @@ class _Run:
     async def _disturb(self) -> None:
         async with asyncio.TaskGroup() as group:
             chaos = self._chaos
-            for fault in schedule(chaos.seed, chaos.seconds, every=chaos.every, power_cuts=chaos.power_cuts):
+            for fault in _schedule(chaos):
                 await asyncio.sleep(self._begun + fault.at - time.monotonic())
                 group.create_task(self._trouble.make(fault), name=fault.kind)
             await asyncio.sleep(max(0.0, self._begun + self._chaos.seconds - time.monotonic()))
@@ -164,7 +180,7 @@ class _Run:
             try:
                 verdict = await conversation.run()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the others go on
-                if self._chaos.power_cuts and _is_forgotten(error):
+                if self._chaos.loses and _is_forgotten(error):
                     self._totals["conversations forgotten"] += 1
                     continue
                 told = "".join(traceback.format_exc())
@@ -198,7 +214,7 @@ class _Run:
     async def _check_what_is_left(self) -> None:
         """Nothing was added to what had ended, nothing waits, and nothing stays for ever."""
         redis, keys = self._ground.redis, self._ground.keys
-        for run_id, sealed in self._sealed.items() if not self._chaos.power_cuts else ():
+        for run_id, sealed in self._sealed.items() if not self._chaos.loses else ():
             record = await read_record(redis, keys, run_id)
             last: Any = await redis.xrevrange(keys.events(run_id), count=1)
             if (record.get("status"), last[0][0].decode() if last else "") != sealed:
@@ -217,6 +233,7 @@ class _Run:
             "seconds": round(time.monotonic() - self._begun, 1),
             **self._totals,
             "kills": self._trouble.done["SIGKILL"],
+            "kills of Redis": self._trouble.done["SIGKILL of Redis"],
             "faults": dict(sorted(self._trouble.done.items())),
             "attempts left": dict(self._left),
             "ends": dict(self._ends),
@@ -237,6 +254,24 @@ class _Run:
                 f"{self._totals['attempts'] - self._totals['runs']} take-overs, {self._trouble.done['SIGKILL']} kills, "
             )
             print(f"{told}{len(self._report.violations)} violations", file=sys.stderr, flush=True)
+
+
+def _schedule(chaos: Chaos) -> Iterator[Fault]:
+    return schedule(
+        chaos.seed, chaos.seconds, every=chaos.every, power_cuts=chaos.power_cuts, failovers=chaos.failovers
+    )
+
+
+async def _begin_busy(seconds: float) -> asyncio.subprocess.Process:
+    """Start a process that computes; it ends by itself, some time after the chaos should have."""
+    code = f"import time\nend = time.monotonic() + {seconds + 2 * _DRAIN_WITHIN}\nwhile time.monotonic() < end: pass"
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+
+
+async def _end_busy(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def _is_forgotten(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
@@ -15,7 +15,8 @@ from langgraph.types import Command
 from redis.asyncio import Redis
 from tests.chaos.capture import Capture, capture
 from tests.chaos.graphs import ALONE, ASKING, FAMILIES
-from tests.chaos.readers import read, read_all
+from tests.chaos.readers import read, read_all, read_on
+from tests.chaos.servers import Servers
 from tests.support.oracle import (
     History,
     Recording,
@@ -109,7 +110,7 @@ class Ground:
         redis: looks at what is stored.
         keys: of the namespace.
         saver: has the checkpoints.
-        forgets: Redis may lose what it has acknowledged; then readers have seen what is not there any more.
+        losing: the Redis, where it loses what it has acknowledged; then readers have seen what is not there any more.
     """
 
     client: Client
@@ -117,7 +118,7 @@ class Ground:
     redis: Redis
     keys: Keys
     saver: BaseCheckpointSaver[Any]
-    forgets: bool = False
+    losing: Servers | None = None
 
 
 @dataclass
@@ -139,7 +140,7 @@ class Verdict:
     @property
     def attempts(self) -> int:
         """How many there were."""
-        return sum(int(run.record.get("attempt", 0)) for run in self.runs)
+        return sum(_attempts(run.record) for run in self.runs)
 
     def voided_by(self) -> Counter[str]:
         """How many tokens were voided, by the cause for which the attempt before was left."""
@@ -154,6 +155,11 @@ class Verdict:
     def tokens(self) -> int:
         """How many tokens there were, the voided ones included."""
         return sum(bool(text_of(event)) for run in self.runs for event in run.stored)
+
+
+def _attempts(record: Mapping[str, str]) -> int:
+    """How many numbers were attempts."""
+    return int(record.get("attempt", 0)) - int(record.get("skipped", 0)) - ("unheld" in record)
 
 
 class Conversation:
@@ -241,14 +247,30 @@ class Conversation:
         return all([(await self._ground.client.get(run.run_id)).status.ended for run, _ in self._asked])
 
     async def _judged(self) -> Verdict:
-        if self._ground.forgets:
+        losing = self._ground.losing
+        if losing is None:
+            return await self._judged_once()
+        # What is looked at is of one moment: between two losses, when all runs have ended once more.
+        while True:
+            await until(lambda: losing.losses % 2 == 0, "Redis keeps what it acknowledges again", _PATIENCE)
+            losses = losing.losses
             await until(self._all_ended, "all runs have ended once more", _PATIENCE)
+            # Of an earlier run it holds: what came later could not be there without it.
+            self._states.pop(self._asked[-1][0].run_id, None)
+            verdict = await self._judged_once()
+            if losing.losses == losses:
+                return verdict
+
+    async def _judged_once(self) -> Verdict:
         seen = await self._capture()
         runs: list[History] = []
         before = State()
         for (run, question), reading in zip(self._asked, self._readers, strict=True):
             after = self._states.get(run.run_id) or seen.by_run.get(run.run_id) or before
-            history = await self._history(run, question, reading.result())
+            recordings = reading.result()
+            if self._ground.losing is not None:
+                recordings = [await read_on(self._ground.client, run.run_id, one) for one in recordings]
+            history = await self._history(run, question, recordings)
             runs.append(replace(history, before=before, after=after))
             before = after
         return Verdict(self._plan, runs, seen.checkpoints, violations(runs, seen.checkpoints))
@@ -271,7 +293,7 @@ class Conversation:
             record=await patiently(lambda: read_record(ground.redis, ground.keys, run.run_id), _PATIENCE),
             after=State(),
             inputs=() if question is None else (question,),
-            recordings=() if ground.forgets else recordings,
+            recordings=recordings,
             alone=plan.family in ALONE,
-            forgets=ground.forgets,
+            forgets=ground.losing is not None,
         )

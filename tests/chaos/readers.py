@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 from tests.support.oracle import Recording, Segment
@@ -33,6 +34,16 @@ async def read_all(client: Client, run_id: str, name: str) -> Recording:
     """Read a run from its beginning to its end."""
     async with client.tail(run_id) as stream:
         return Recording(name, [Segment(None, False, [event async for event in stream])])
+
+
+async def read_on(client: Client, run_id: str, recording: Recording) -> Recording:
+    """Have a reader go on behind what it was given last: the end that it has seen may be lost."""
+    cursor: str | None = None
+    for segment in recording.segments:
+        cursor = segment.events[-1].id if segment.events else segment.cursor or cursor
+    async with client.tail(run_id, after=cursor, settled=recording.settled) as stream:
+        more = Segment(cursor, False, [event async for event in stream])
+    return replace(recording, segments=[*recording.segments, more])
 
 
 async def _stay(stream: EventStream, random: Random) -> tuple[list[Event], bool]:

@@ -12,6 +12,7 @@ folder `.hypothesis`). To search for longer:
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.support.clock import let_pass
+from tests.support.forgetting import Memory
 from tests.support.promises import check_bells, check_events, check_lives, check_steps, check_threads
 from tests.support.run_model import Handed, Model, ModelRun
 from tests.support.snapshot import Snapshot, take_snapshot
@@ -131,7 +133,11 @@ class RunMachine(RuleBasedStateMachine):
         self.call(self.redis.flushdb())
         self.keys = Keys("model")
         self.scripts = Scripts(self.redis, self.keys)
-        self.model = Model(LEASE, DEAD_KEPT, next_wait=DAY)
+        self.model = Model(LEASE, DEAD_KEPT, next_wait=DAY, chosen=self.chosen)
+        self.remembered: tuple[Memory, dict[str, Any], float] | None = None
+        self.claims: dict[Hold, Claimed] = {}
+        # By run and when it was created: the highest number that anybody can have seen, also of what was lost.
+        self.given: dict[tuple[str, int], int] = {}
         self.workers = ["w1", "w2"]
         self.known: dict[str, set[str]] = {}
         self.holds: list[Hold] = []
@@ -207,9 +213,9 @@ class RunMachine(RuleBasedStateMachine):
 
     def send(self, sent: Enqueue, run: ModelRun) -> None:
         """Enqueue a run."""
-        expected = self.model.enqueue(run, sent.strategy, sent.idempotency_key)
         (told,) = self.call(self.scripts.enqueue([sent]))
-        assert (told.outcome, told.run_id) == expected
+        run.created = told.created_at
+        assert (told.outcome, told.run_id) == self.model.enqueue(run, sent.strategy, sent.idempotency_key)
 
     @rule(
         run_id=run_ids(),
@@ -221,8 +227,8 @@ class RunMachine(RuleBasedStateMachine):
         for number, action in enumerate(actions, 1):
             if late and number == len(actions) and self.spent < LONGEST:
                 self.move_clock(LEASE + 0.5)
-            expected = self.model.stop(run_id, f"{action} it", action)
-            assert self.call(self.scripts.stop(run_id, f"{action} it", action)) == expected
+            reply = self.call(self.scripts.stop(run_id, f"{action} it", action))
+            assert reply == self.model.stop(run_id, f"{action} it", action)
 
     @precondition(lambda self: self.model.runs)
     @rule(
@@ -281,6 +287,7 @@ class RunMachine(RuleBasedStateMachine):
         next_due = quarter(max(min(waits), 0)) if waits else None
         assert (quarter(reply.next_due * 1000 / TICK) if reply.next_due >= 0 else None) == next_due
         self.holds += [Hold(one.run_id, one.attempt, worker) for one in new]
+        self.claims |= {Hold(one.run_id, one.attempt, worker): one for one in reply.claimed}
         return {one.run_id for one in handed}
 
     def impostors(self) -> list[Hold]:
@@ -408,6 +415,60 @@ class RunMachine(RuleBasedStateMachine):
         """A worker has removed what it was told to."""
         self.call(self.scripts.undone(thread, sorted(self.model.undone(thread))))
 
+    # -- a Redis that forgets ------------------------------------------------------------------------------------------
+
+    def chosen(self, run: ModelRun) -> int:
+        """The number that another server has chosen: beyond all that anybody can have seen, and far from the last."""
+        number = int(self.call(self.redis.hget(self.keys.run(run.run_id), "attempt")))
+        assert number > run.attempt + 1000
+        assert number > self.given.get((run.run_id, run.created), 0)
+        return number
+
+    @rule()
+    def remember(self) -> None:
+        """What Redis knows now is what it has written to its disk, or what its replica has."""
+        kept = {name: value for name, value in vars(self.model).items() if name != "_chosen"}
+        self.remembered = (self.call(Memory.of(self.redis, self.keys)), copy.deepcopy(kept), self.spent)
+
+    @precondition(lambda self: self.remembered)
+    @rule(moved=st.booleans(), again=st.booleans())
+    def forget_last_writes(self, moved: bool, again: bool) -> None:
+        """Redis comes back with what it knew then: as another server; or as the same, which tells nobody anything.
+
+        Who has lost an enqueue with it perhaps enqueues the same again.
+        """
+        assert self.remembered is not None
+        memory, kept, self.spent = self.remembered
+        there = set(self.model.runs)
+        self.call(memory.put_back())
+        vars(self.model).update(copy.deepcopy(kept))
+        self.before = None
+        for run in self.model.runs.values() if moved else ():
+            if self.call(self.redis.hexists(self.keys.run(run.run_id), "server")):
+                run.elsewhere = True
+                self.call(self.redis.hset(self.keys.run(run.run_id), "server", "another"))
+        for run_id in sorted(there - set(self.model.runs)) if again else ():
+            self.numbered += 1
+            sent = replace(self.sent[run_id], due=0, due_is_absolute=False, idempotency_key=None)
+            kept_as = (sent.thread_id, sent.graph, sent.digest, self.model.now, sent.queued_ttl / TICK, RETENTION)
+            most = int(sent.record["max_attempts"])
+            self.send(sent, ModelRun(run_id, self.numbered, *kept_as, most))
+            break
+
+    @precondition(lambda self: self.claims)
+    @rule(hold=one_of(lambda machine: list(machine.claims)), may=st.booleans())
+    def ask_and_give_up(self, hold: Hold, may: bool) -> None:
+        """An attempt that was refused asks whether it holds its run; if not, it has its number taken out of use."""
+        claimed = self.claims[hold]
+        expected = self.model.regain(hold, claimed.after, claimed.created_at, may=may)
+        reply = self.call(self.scripts.regain(claimed, hold.worker_id, lease=ms(LEASE), running_ttl=ms(TTL), may=may))
+        assert reply == expected
+        self.all_is_well()
+        if reply is None:
+            forgotten = self.call(self.scripts.disown(hold))
+            self.before = None  # Of a number that two have used, nothing stays.
+            assert forgotten == self.model.disown(hold)
+
     # -- time, and whoever looks after runs ---------------------------------------------------------------------------
 
     @rule(limit=st.integers(1, 10), times=st.integers(1, 2))
@@ -484,6 +545,9 @@ class RunMachine(RuleBasedStateMachine):
         expected["leases"] = {run_id: quarter(at) for run_id, at in expected["leases"].items()}
         assert there == expected
         self.before, self.moved = now, False
+        for run in self.model.runs.values():
+            key = (run.run_id, run.created)
+            self.given[key] = max(self.given.get(key, 0), run.attempt)
 
 
 def handed_in(claimed: Claimed) -> Handed:

@@ -290,7 +290,7 @@ async def test_a_gateway_says_503_wherever_it_would_have_to_ask_the_database(
         asked: list[tuple[str, str, Any]] = [
             ("GET", f"/threads/{THREAD}", None),
             ("GET", f"/threads/{THREAD}/state", None),
-            ("GET", f"/threads/{THREAD}/state/1efa", None),
+            ("GET", f"/threads/{THREAD}/state/1ef0d9b4-0000-6000-8000-000000000000", None),
             ("GET", f"/threads/{THREAD}/history", None),
             ("POST", f"/threads/{THREAD}/history", {}),
             ("POST", f"/threads/{THREAD}/state", {"values": {"entries": ["x"]}}),

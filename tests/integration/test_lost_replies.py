@@ -102,9 +102,9 @@ async def sha_of(name: str, redis: Redis) -> str:
 
 def test_every_script_that_a_worker_or_a_client_calls_is_among_these() -> None:
     called = {*get_args(ScriptName), "checkpoint_put", "checkpoint_writes", "checkpoint_load"}
-    # What disown does a second time is told in tests/contract/test_forgotten.py.
+    # What disown and regain do a second time: tests/contract/test_forgotten.py and test_lost_numbers.py.
     of_gateways = {"document", "spend", "hold", "account", "delivery", "attend"}
-    assert called == {*ON_THE_WAY, "release", "stop", "reap", "disown", "forget", *of_gateways}
+    assert called == {*ON_THE_WAY, "release", "stop", "reap", "regain", "disown", "forget", *of_gateways}
 
 
 @pytest.mark.parametrize("name", ON_THE_WAY)

@@ -145,14 +145,19 @@ def with_ids(parts: Sequence[StreamPart]) -> list[tuple[str, str, Any]]:
 def _is_without_id(parts: Sequence[StreamPart], at: int) -> bool:
     """Whether a frame came without an id; the client shows it with the last one that came.
 
-    Such are the state that a later attempt begins with, and an error.
+    Such are the state that a later attempt begins with, the messages that it takes back, and an error.
     """
-    if parts[at].event == "error":
+    if parts[at].event == "error" or _takes_back(parts[at]):
         return True
     behind = at
     while parts[behind].event == "values" and behind + 1 < len(parts):
         behind += 1
     return behind > at and parts[behind].event == "metadata"
+
+
+def _takes_back(part: StreamPart) -> bool:
+    """Whether a frame takes back a message that has become void."""
+    return part.event.partition("|")[0] == "messages" and part.data[0]["type"] == "remove"
 
 
 def check_ids(parts: Sequence[StreamPart], *, after: tuple[int, int] | None = None) -> None:

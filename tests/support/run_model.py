@@ -6,7 +6,7 @@ to keep one of these up to date, as a script can. Times are in ticks; a tick is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,7 +28,8 @@ class Handed(NamedTuple):
 class ModelRun:
     """A run. `number` counts the runs as they come.
 
-    `ready` is when it may be taken; `look_at`, when its lease or its time to wait is over.
+    `ready` is when it may be taken; `look_at`, when its lease or its time to wait is over. `created` is when, by Redis'
+    clock. `elsewhere`: another server has given out its last number, so the next one is that server's to choose.
     """
 
     run_id: str
@@ -56,6 +57,8 @@ class ModelRun:
     error: str = ""
     events: list[str] = field(default_factory=list)
     kept_until: float = 0
+    created: int = 0
+    elsewhere: bool = False
 
     @property
     def last(self) -> str:
@@ -75,9 +78,11 @@ class Model:
         lease: how long a worker's lease lasts, in ticks.
         dead_kept: how long, at least, a run that was lost is kept, in ticks.
         next_wait: how long, at least, a run that has begun waits for its next attempt, in ticks.
+        chosen: gives the number that a run has, where it is the server's to choose.
     """
 
-    def __init__(self, lease: float, dead_kept: float, next_wait: float) -> None:
+    def __init__(self, lease: float, dead_kept: float, next_wait: float, chosen: Callable[[ModelRun], int]) -> None:
+        self._chosen = chosen
         self.now = 0.0
         self.runs: dict[str, ModelRun] = {}
         self.undo: dict[str, set[str]] = {}
@@ -152,12 +157,17 @@ class Model:
         room = max(limit - len(again), 0)
         new = self.due(graphs)[:room]
         for run in new:
-            self._start(run, worker)
+            self._start(run, worker, self._next_number(run))
         return [self._handed(run) for run in again], [self._handed(run) for run in new]
 
-    def _start(self, run: ModelRun, worker: str) -> None:
+    def _next_number(self, run: ModelRun) -> int:
+        number = self._chosen(run) if run.elsewhere else run.attempt + 1
+        run.elsewhere = False
+        return number
+
+    def _start(self, run: ModelRun, worker: str, number: int) -> None:
         run.after, run.seq = run.last, -1
-        run.attempt += 1
+        run.attempt = number
         run.status, run.begun, run.worker, run.look_at = Status.RUNNING, True, worker, self.now + self._lease
         if not run.after:
             run.write(0)
@@ -212,6 +222,38 @@ class Model:
         if hold not in self.holds():
             return "not held"
         return self._leave(self.runs[hold.run_id], cause, delay)
+
+    def regain(self, hold: Hold, after: str, created: int, *, may: bool) -> int | None:
+        """`regain.lua`: the sequence number of the attempt's last event; None where the run is lost to it."""
+        run = self.runs.get(hold.run_id)
+        if run is None:
+            return None
+        if hold in self.holds():
+            return run.seq
+        is_forgotten = run.status is Status.QUEUED and run.attempt < hold.attempt and run.created == created
+        if not may or not is_forgotten or run.last != after or self.line(run.thread)[0] is not run:
+            return None
+        self._start(run, hold.worker_id, hold.attempt)
+        return run.seq
+
+    def disown(self, hold: Hold) -> bool:
+        """`disown.lua`: whether Redis had forgotten the attempt."""
+        run = self.runs.get(hold.run_id)
+        if run is None or run.status.ended:
+            return False
+        is_others = run.status is Status.RUNNING and run.attempt == hold.attempt and run.worker != hold.worker_id
+        if run.attempt >= hold.attempt and not is_others:
+            return False
+        if run.attempt < hold.attempt:
+            run.after, run.seq = run.last, -1
+            run.attempt, run.worker, run.left = hold.attempt, hold.worker_id, "lost"
+        if run.status is Status.QUEUED:
+            run.look_at = self.now + max(run.wait, self._next_wait)
+            return True
+        if self._leave(run, "lost", 0, failed=False) == Status.QUEUED and is_others:
+            run.seq, run.after, run.events = -1, "", []
+            self.undo.setdefault(run.thread, set()).add(run.run_id)
+        return True
 
     def stop(self, run_id: str, reason: str, action: StopAction) -> tuple[str, str]:
         """`stop.lua`."""
@@ -273,9 +315,9 @@ class Model:
 
     # -- how attempts and runs end ------------------------------------------------------------------------------------
 
-    def _leave(self, run: ModelRun, cause: str, delay: float) -> str:
+    def _leave(self, run: ModelRun, cause: str, delay: float, *, failed: bool | None = None) -> str:
         run.holders.append((run.attempt, run.worker, cause))
-        run.failures += cause == "lost"
+        run.failures += cause == "lost" if failed is None else failed
         run.left = cause
         if run.stop is not None:
             self._end_stopped(run)
@@ -296,7 +338,7 @@ class Model:
 
     def _end_unheld(self, run: ModelRun, status: Status, error: str = "") -> None:
         run.error = error
-        run.attempt += 1
+        run.attempt = self._next_number(run)
         run.write(0)
         self._end(run, status)
 

@@ -173,11 +173,11 @@ async def read_stored(redis: Redis, keys: Keys, run_id: str) -> list[Event]:
 def _decoded(event_id: str, wire: Mapping[str, Any], bases: Mapping[str, Event]) -> Event:
     if "b" not in wire:
         interrupts = tuple(wire["i"]) if "i" in wire else None
-        return Event(event_id, wire["m"], tuple(wire.get("n", ())), wire["d"], interrupts, wire.get("k"))
+        return Event(event_id, wire["m"], tuple(wire.get("n", ())), wire["d"], interrupts, wire.get("k"), wire.get("c"))
     base = bases[wire["b"]]
     message, metadata = base.data
     changed = {"content": wire["t"]} if "t" in wire else wire["d"]
-    return Event(event_id, base.mode, base.ns, [{**message, **changed}, metadata], None, base.task)
+    return Event(event_id, base.mode, base.ns, [{**message, **changed}, metadata], None, base.task, base.call)
 
 
 async def read_record(redis: Redis, keys: Keys, run_id: str) -> dict[str, str]:

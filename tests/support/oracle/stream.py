@@ -23,7 +23,10 @@ def stream_violations(run: History) -> Iterator[str]:
 def reader_violations(run: History) -> Iterator[str]:
     """Where readers saw something else than what is stored."""
     for recording in run.recordings:
-        for told in _recording(recording, run.stored):
+        if run.forgets and recording.settled:
+            # What was settled and lost is given again: a reader of that kind cannot take anything back.
+            continue
+        for told in _held(recording, run.stored) if run.forgets else _recording(recording, run.stored):
             yield f"reader {recording.reader}: {told}"
 
 
@@ -136,6 +139,54 @@ def _holders(run: History) -> Iterator[str]:
     unheard = [number for number in begun if number < max(begun) and number not in causes]
     if unheard and len(holders) < 50:
         yield f"attempts {unheard} are over, and the record does not tell who had them"
+
+
+def _held(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
+    """Where what a reader holds at the end, without what it was told is void, is not what stands in the stream.
+
+    Redis may have lost what the reader was given; so ids may come again, after an attempt that takes them back.
+    """
+    held: list[Event] = []
+    for segment in recording.segments:
+        for event in segment.events:
+            if event.mode == "gap":
+                yield f"it was told of a gap: {event.data}"
+                continue
+            if EventId.of(event.id).seq == 0:
+                held = _after_boundary(held, event)
+            if any(one.id == event.id for one in held[-1:]) or (
+                held and EventId.of(held[-1].id) > EventId.of(event.id)
+            ):
+                yield f"it was given event {event.id} behind {held[-1].id}, which was not taken back"
+            held.append(event)
+    standing = [event for event in valid(stored) if event.mode != "attempt"]
+    held = [event for event in held if event.mode != "attempt"]
+    first = recording.segments[0]
+    if first.live and held:
+        ids = [event.id for event in standing]
+        standing = standing[ids.index(held[0].id) :] if held[0].id in ids else standing
+    elif first.live and not first.events and first.cursor is not None:
+        standing = [event for event in standing if EventId.of(event.id) > EventId.of(first.cursor)]
+    if held != standing:
+        wrong = [event.id for event in held if event not in standing]
+        lacks = [event.id for event in standing if event not in held]
+        yield f"it holds {wrong}, which do not stand, and lacks {lacks}"
+
+
+def _after_boundary(held: Sequence[Event], event: Event) -> list[Event]:
+    """What is left of what a reader holds when an attempt's first event comes: PROTOCOL, "Numbers"."""
+    voids, here = event.data.get("voids") or {}, EventId.of(event.id)
+    after = EventId.of(event.data.get("after") or "0-0")
+    rewinds = EventId.of(event.data.get("rewinds", "0-0"))
+    tasks, ids = {task["id"] for task in voids.get("tasks", ())}, set(voids.get("events", ()))
+    kept = []
+    for one in held:
+        place = EventId.of(one.id)
+        lost = after < place < here or here <= place <= rewinds
+        done_again = one.mode != "attempt" and (voids.get("all") or one.task in tasks or one.id in ids)
+        if not lost and not done_again:
+            kept.append(one)
+    return kept
 
 
 def _recording(recording: Recording, stored: Sequence[Event]) -> Iterator[str]:
