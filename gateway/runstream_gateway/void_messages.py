@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from runstream import Client, Event, EventId, Voids
 from runstream.tasks import cancel
@@ -12,6 +13,8 @@ from runstream_gateway.frames import Frame, frame
 from runstream_gateway.translate import removal
 
 _MOST_KEPT = 256
+_Key = tuple[tuple[str, ...], str]
+"""A message: the namespace that it came in, and its id."""
 _Sources = dict[str, tuple[str | None, str | None]]
 """Where chunks of a message come from: the task and, where there is none, the event's id; by the first event's id."""
 
@@ -51,7 +54,8 @@ class VoidMessages:
         voids, at = Voids.of(event), EventId.of(event.id)
         if voids is None:
             return ()
-        standing: dict[tuple[tuple[str, ...], str], _Sources] = {}
+        standing: dict[_Key, _Sources] = {}
+        metadata: dict[_Key, Any] = {}
         async with self._client.tail(run_id) as events:
             async for one in events:
                 if EventId.of(one.id) >= at:
@@ -60,10 +64,11 @@ class VoidMessages:
                     standing = {key: left for key, sources in standing.items() if (left := _left(sources, earlier))}
                 elif one.mode == "messages":
                     _add(standing, one)
-        return [_frame(*key) for key, sources in standing.items() if not _left(sources, voids)]
+                    metadata.setdefault((one.ns, one.data[0].get("id")), one.data[1])
+        return [_frame(*key, metadata[key]) for key, sources in standing.items() if not _left(sources, voids)]
 
 
-def _add(standing: dict[tuple[tuple[str, ...], str], _Sources], event: Event) -> None:
+def _add(standing: dict[_Key, _Sources], event: Event) -> None:
     message_id = event.data[0].get("id")
     if message_id is None or event.data[0].get("type") == "remove":
         return
@@ -82,5 +87,5 @@ def _left(sources: _Sources, voids: Voids) -> _Sources:
     }
 
 
-def _frame(ns: tuple[str, ...], message_id: str) -> Frame:
-    return frame("|".join(("messages", *ns)), [removal(message_id), {}])
+def _frame(ns: tuple[str, ...], message_id: str, metadata: Any) -> Frame:
+    return frame("|".join(("messages", *ns)), [removal(message_id), metadata])

@@ -192,6 +192,9 @@ class Folded:
                 self.values = part.data
             case "messages":
                 message, about = part.data
+                if message["type"] == "remove":
+                    # What is void is left out by the rule of the attempt, which follows.
+                    return
                 task = about["langgraph_checkpoint_ns"].rpartition(":")[2]
                 self._chunks.setdefault(message["id"], []).append((str(part.id), task, message["content"]))
             case "metadata" if part.data["attempt"] > 1:
