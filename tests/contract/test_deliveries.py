@@ -162,18 +162,3 @@ async def test_a_payload_is_not_handed_out_with_its_delivery(mine: Deliveries, o
     assert delivery.fields == {**ABOUT, "holder": "another", "payload_bytes": "2"}
     assert await other.payload("a") == b"{}"
     assert await other.payload("b") is None
-
-
-async def test_one_that_was_put_back_keeps_its_time_whatever_its_gateway_still_counts(
-    mine: Deliveries, cell: Cell
-) -> None:
-    await mine.add(Delivery("soon", ABOUT))
-    await mine.add(Delivery("late", ABOUT))
-    assert await mine.change("soon", {}, after=1)
-    assert await mine.change("late", {}, after=3600)
-    # The gateway asks before its own task has ended: neither is renewed for a lease.
-    assert await attended(mine, "soon", "late") == ({"soon", "late"}, [])
-    await cell.let_pass(2)
-    assert await attended(mine, "soon", "late") == ({"soon", "late"}, ["soon"])
-    await cell.let_pass(60)
-    assert (await attended(mine, more=10))[1] == ["soon"]

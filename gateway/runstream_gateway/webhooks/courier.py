@@ -97,8 +97,6 @@ class Courier:
         self._first_wait = first_wait
         self._is_open = is_open
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._next: dict[str, tuple[Delivery, Claim]] = {}
-        self._is_leaving = False
         self._attended = Places(_MOST)
         self._waited_for = Places(_MOST_WAITED_FOR)
         self._making = Places(_MADE_AT_ONCE)
@@ -114,7 +112,6 @@ class Courier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave what is not done to the other gateways."""
-        self._is_leaving = True
         held = dict(self._tasks)
         await cancel([self._looking, *held.values()])
         try:
@@ -198,10 +195,7 @@ class Courier:
     def _begin(self, delivery: Delivery, claim: Claim) -> None:
         """Attend to a delivery in a task of its own; the claim is given back at its end."""
         if delivery.id in self._tasks:
-            # It is due again already, and the task of its last try is about to end.
-            if (earlier := self._next.get(delivery.id)) is not None:
-                self._attended.release(earlier[1])
-            self._next[delivery.id] = (delivery, claim)
+            self._attended.release(claim)
             return
         task = asyncio.create_task(self._see_to(delivery), name=f"gateway-webhook-{delivery.id}")
         self._tasks[delivery.id] = task
@@ -209,8 +203,6 @@ class Courier:
         def ended(_: asyncio.Task[None]) -> None:
             del self._tasks[delivery.id]
             self._attended.release(claim)
-            if (following := self._next.pop(delivery.id, None)) is not None and not self._is_leaving:
-                self._begin(*following)
 
         task.add_done_callback(ended)
 

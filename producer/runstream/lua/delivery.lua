@@ -2,7 +2,6 @@
 -- KEYS  1 delivery (hash)  2 deliveries (sorted set)
 -- ARGV  1 id  2 'new' | 'mine': if the writer has it still | 'known': if it is there, and only fields that it has not
 --       3 who writes  4 ms until a gateway has to attend to it: -1 as before, -2 nobody has to any more
---       ('mine' with a time puts it back: then no gateway has it)
 --       5 time to live, ms, which 'known' leaves as it is; 0 removes it  6.. field, value pairs; the field `share` of
 --       a new one says in which sorted set it stands
 -- Returns {'ok'} | {'missing'} | {'lost'}: nothing written; it is not there, or another gateway has it.
@@ -20,8 +19,6 @@ if ttl == 0 then
   return {'ok'}
 end
 if ARGV[2] == 'new' then redis.call('HSET', KEYS[1], 'holder', ARGV[3]) end
--- A gateway that still counts it among those it has must not renew it: that would take the place of this time.
-if ARGV[2] == 'mine' and wait >= 0 then redis.call('HSET', KEYS[1], 'holder', '') end
 for at = 6, #ARGV, 2 do
   redis.call(ARGV[2] == 'known' and 'HSETNX' or 'HSET', KEYS[1], ARGV[at], ARGV[at + 1])
 end
