@@ -318,24 +318,7 @@ class Runs:
         """What a run that was stopped has left of its thread."""
         if not self._states.knows(info.graph):
             return {}
-        try:
-            return (await self.state(info, as_streamed=True))["values"]
-        except RunNotFound:
-            return {}
-
-    async def state(self, info: RunInfo, *, as_streamed: bool = False) -> dict[str, Any]:
-        """Return the last state that a run itself has saved, whatever came on its thread since.
-
-        Args:
-            info: the run.
-            as_streamed: of the values, only those that the run's stream and its result show.
-
-        Raises:
-            ApiError: 404, 422, as of any state.
-            RunNotFound: the run has gone.
-        """
-        keys = (await self._client.request(info.run_id)).output_keys if as_streamed else None
-        return await self._states.of_run(info, keys)
+        return (await self._states.get(info.graph, info.thread_id))["values"]
 
     async def cancel(self, info: RunInfo, action: StopAction, *, reason: str = "") -> None:
         """Ask that a run end; one that has ended is left as it is. After a rollback nothing is left of it.

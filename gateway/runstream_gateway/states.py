@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from langgraph.types import Interrupt, PregelTask, StateSnapshot, StateUpdate
 from pydantic_core import from_json
 from redis.exceptions import RedisError
 
-from runstream import EncodingError, RunInfo
+from runstream import EncodingError
 from runstream.request import OUTPUT_KEYS
 from runstream_gateway.auth.calling import config_for_caller
 from runstream_gateway.errors import ApiError, not_found, not_loaded
@@ -191,34 +191,12 @@ class States:
             keys = await self._output_channels(graph_name, thread_id) if output_keys == OUTPUT_KEYS else output_keys
         except ApiError:
             return None
-        return _output(state["values"], keys)
-
-    async def of_run(self, info: RunInfo, output_keys: str | Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the last state that a run itself has saved, an empty one where it has saved none.
-
-        The thread may have gone on since: later turns are not the run's, nor is what they wrote at its last checkpoint.
-        So the state is without tasks and interrupts.
-
-        Args:
-            info: the run.
-            output_keys: as the run was asked for, where the values are to be those that its stream shows; None for all.
-
-        Raises:
-            ApiError: 404, this gateway does not have the graph; 422, the graph cannot be made, or the state cannot be
-                shown.
-        """
-        config = cast("RunnableConfig", config_of(info.thread_id))
-        with _reading(info.graph, info.thread_id):
-            size = await self.size(info.thread_id)
-            async with self._turns.room(size), self.graph(info.graph, config) as graph:
-                keys = graph.output_channels if output_keys == OUTPUT_KEYS else output_keys
-                if isinstance(graph.checkpointer, BaseCheckpointSaver):
-                    own = graph.aget_state_history(config, filter={"run_id": info.run_id}, limit=1)
-                    async with aclosing(cast("AsyncGenerator[StateSnapshot, None]", own)) as found:
-                        async for snapshot in found:
-                            state = await self._shown(snapshot._replace(tasks=(), interrupts=()), size)
-                            return {**state, "values": _output(state["values"], keys)}
-                return dict(EMPTY_STATE)
+        values = state["values"]
+        if keys is None or not isinstance(values, dict):
+            return values
+        if isinstance(keys, str):
+            return values if keys == _ROOT else values.get(keys)
+        return {name: value for name, value in values.items() if name in keys}
 
     async def _output_channels(self, graph_name: str, thread_id: str) -> str | Sequence[str]:
         async with self.graph(graph_name, config_of(thread_id)) as graph:
@@ -338,15 +316,6 @@ def _check_names_none(*checkpoints: Mapping[str, Any] | None) -> None:
     for checkpoint in checkpoints:
         for checkpoint_id in named_checkpoints(checkpoint or {}).values():
             raise not_found("checkpoint", checkpoint_id)
-
-
-def _output(values: Any, keys: str | Sequence[str] | None) -> Any:
-    """The values of these channels; all where none are given."""
-    if keys is None or not isinstance(values, dict):
-        return values
-    if isinstance(keys, str):
-        return values if keys == _ROOT else values.get(keys)
-    return {name: value for name, value in values.items() if name in keys}
 
 
 def _state_updates(values: Any, as_node: str | None) -> list[StateUpdate]:

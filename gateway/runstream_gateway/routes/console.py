@@ -113,11 +113,9 @@ async def run(run_id: str, access: Accessing) -> Response:
 
 @router.get("/console/runs/{run_id}/state")
 async def state(run_id: str, access: Accessing) -> Response:
-    """What the run has saved, also where its thread is none of the API's, and whatever came on the thread since."""
+    """What the run's thread has saved, also where the thread is none of the API's."""
     info = await find(access, run_id)
-    scope = access.caller.scope
-    only_the_run = scope is not None and scope.run_id is not None
-    return Json(await access.gateway.runs.state(info, as_streamed=only_the_run))
+    return Json(await access.gateway.states.get(info.graph, info.thread_id))
 
 
 @router.get("/console/runs/{run_id}/events")

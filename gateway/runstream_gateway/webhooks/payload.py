@@ -72,8 +72,7 @@ class Payloads:
         except RunFailedError:
             pass
         try:
-            request = await self._client.request(info.run_id)
-            state = await self._states.of_run(info, request.output_keys)
+            state = await self._states.get(info.graph, info.thread_id)
         except ApiError:  # This gateway does not have the graph.
             return None
         return state["values"]
