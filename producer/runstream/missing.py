@@ -57,9 +57,9 @@ async def confirm_missing(redis: Any, run_id: str, run_key: str) -> None:
     pipe = redis.pipeline(transaction=False)
     pipe.hdel(run_key, "")  # changes nothing, and a replica refuses it
     pipe.hexists(run_key, "status")
-    changed, is_there = await pipe.execute(raise_on_error=False)
-    for reply in (changed, is_there):
-        if isinstance(reply, Exception) and not (reply is changed and isinstance(reply, NoPermissionError)):
-            raise reply
+    try:
+        is_there = (await pipe.execute())[1]
+    except NoPermissionError:
+        is_there = await redis.hexists(run_key, "status")
     if not is_there:
         raise RunNotFound(run_id)
